@@ -1,0 +1,213 @@
+"""The SpeechLLM: encoder frames -> projector -> decoder, the whole forward pass in one file.
+
+SLAM (Ma et al., arXiv 2402.08846; Moumen, Sun, Woodland, arXiv 2603.05121): the sequence is audio, prompt, answer, end;
+the loss is on answer and end only; the prompt names task and language. The speech encoder is frozen, so it is not part
+of this module: its frames come from :mod:`slamlab.data.features`, computed once.
+
+Sequences are padded on the left in training as in generation: all answers end at the last position, so logits are
+computed for the answers' positions alone, and one rule holds everywhere.
+
+Shapes: B batch, T encoder frames, W encoder width, S audio positions, P prompt tokens, A answer tokens with the end,
+N = S + P + A positions, D decoder width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from slamlab.data.batching import Example
+from slamlab.errors import AssetError
+from slamlab.model.projector import Projector
+from slamlab.zoo.languages import LANGUAGES
+
+CONFIG_FILE, PROJECTOR_FILE, DECODER_FOLDER = "slam.json", "projector.safetensors", "decoder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlamConfig:
+    """What, beside the weights, makes a SLAM model.
+
+    Attributes:
+        family: Decoder family, as in :mod:`slamlab.zoo.decoders`.
+        scale: Decoder scale within the family.
+        encoder: Speech encoder, as in :mod:`slamlab.zoo.encoders`.
+        encoder_width: Width of its frames.
+        stack: Frames joined into one position.
+        projector_hidden: Width of the projector's hidden layer.
+    """
+
+    family: str
+    scale: str
+    encoder: str
+    encoder_width: int
+    stack: int
+    projector_hidden: int
+
+
+def prompt_text(task: str, language: str, target_language: str = "en") -> str:
+    """Return the prompt that stands between the audio and the answer."""
+    spoken = LANGUAGES[language].name
+    if task == "asr":
+        return f" Transcribe {spoken}:"
+    return f" Translate {spoken} to {LANGUAGES[target_language].name}:"
+
+
+class SlamModel(nn.Module):
+    """Projector and decoder with its tokenizer.
+
+    Args:
+        config: Names and sizes.
+        decoder: A `transformers` causal LM.
+        tokenizer: Its tokenizer, with an end token.
+    """
+
+    def __init__(self, config: SlamConfig, decoder: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.config, self.decoder, self.tokenizer = config, decoder, tokenizer
+        self.projector = Projector(
+            encoder_width=config.encoder_width,
+            stack=config.stack,
+            hidden=config.projector_hidden,
+            decoder_width=decoder.get_input_embeddings().embedding_dim,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.projector.up.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.projector.up.weight.dtype
+
+    def example(self, source: np.ndarray | str, answer: str, *, task: str, language: str) -> Example:
+        """Tokenize one training sequence; `source` is frames [T, W], or text that stands in for the speech."""
+        encode = self.tokenizer.encode
+        if isinstance(source, str):
+            source = np.asarray(encode(source, add_special_tokens=False), dtype=np.int64)
+        return Example(
+            source=source,
+            prompt=tuple(encode(prompt_text(task, language), add_special_tokens=False)),
+            answer=(*encode(" " + answer, add_special_tokens=False), self.tokenizer.eos_token_id),
+        )
+
+    def prefixes(self, sources: Sequence[np.ndarray], prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Return the decoder inputs of source and prompt, one [S + P, D] a row.
+
+        Args:
+            sources: Frames [T, W] or token ids [tokens], the same kind in all rows.
+            prompts: Token ids of each row's prompt.
+        """
+        embed = self.decoder.get_input_embeddings()
+        if sources[0].ndim == 1:
+            heads = [embed(torch.as_tensor(ids, device=self.device)) for ids in sources]
+        else:
+            rows = [torch.as_tensor(frames).to(self.device, self.dtype) for frames in sources]
+            projected = self.projector(nn.utils.rnn.pad_sequence(rows, batch_first=True))  # [B, S, D]
+            heads = [
+                out[: self.projector.num_positions(len(row))]
+                for out, row in zip(projected, rows, strict=True)
+            ]
+        tails = [embed(torch.as_tensor(ids, device=self.device)) for ids in prompts]
+        return [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
+
+    def forward(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Return the mean cross-entropy of the answers' tokens, in nats."""
+        embed = self.decoder.get_input_embeddings()
+        prefixes = self.prefixes([e.source for e in examples], [e.prompt for e in examples])
+        answers = [torch.as_tensor(e.answer, device=self.device) for e in examples]
+        rows = [torch.cat([prefix, embed(answer)]) for prefix, answer in zip(prefixes, answers, strict=True)]
+        inputs, mask = left_pad(rows)  # [B, N, D], [B, N]
+        longest = max(len(answer) for answer in answers)
+        logits = self.decoder(
+            inputs_embeds=inputs,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=longest + 1,
+        ).logits  # [B, A + 1, V]: the position before the answer predicts its first token
+        labels = torch.full((len(rows), longest), -100, device=self.device)
+        for row, answer in zip(labels, answers, strict=True):
+            row[-len(answer) :] = answer
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten())
+
+    def num_parameters(self) -> int:
+        """Count the weights of decoder and projector, tied ones once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def save(self, folder: Path, *, with_decoder: bool = True) -> None:
+        """Write the model: `decoder/` as a plain `transformers` checkpoint, the projector, and the configuration.
+
+        Args:
+            folder: Created where missing.
+            with_decoder: False for a decoder that is frozen and had by name (:mod:`slamlab.zoo.decoders`).
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if with_decoder:
+            self.decoder.save_pretrained(folder / DECODER_FOLDER)
+            self.tokenizer.save_pretrained(folder / DECODER_FOLDER)
+        weights = {name: tensor.contiguous() for name, tensor in self.projector.state_dict().items()}
+        save_file(weights, folder / PROJECTOR_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+
+
+def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
+    """Load a SLAM model that :meth:`SlamModel.save` wrote, bit for bit, in evaluation mode.
+
+    Args:
+        folder: The model's folder.
+        cache: Where decoders had by name are kept, needed only for a folder without `decoder/`.
+
+    Raises:
+        AssetError: The folder is not a SLAM model, or its named decoder cannot be had.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(folder)
+    for name in (CONFIG_FILE, PROJECTOR_FILE):
+        if not (folder / name).is_file():
+            raise AssetError(
+                f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote"
+            )
+    config = SlamConfig(**json.loads((folder / CONFIG_FILE).read_text()))
+    if (folder / DECODER_FOLDER).is_dir():
+        decoder = AutoModelForCausalLM.from_pretrained(
+            folder / DECODER_FOLDER, dtype="auto", local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, local_files_only=True)
+    else:
+        from slamlab.zoo.decoders import load_decoder
+
+        decoder, tokenizer = load_decoder(
+            config.family, config.scale, Path(cache) if cache else folder.parent
+        )
+    model = SlamModel(config, decoder, tokenizer)
+    weights = load_file(folder / PROJECTOR_FILE)
+    model.projector.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    return model.eval()
+
+
+def left_pad(rows: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad sequences of vectors on the left.
+
+    Args:
+        rows: One [N_i, D] a sequence.
+
+    Returns:
+        Inputs [B, N, D] and attention mask [B, N], int64, 1 where a row has a position of its own.
+    """
+    rows = list(rows)
+    inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+    lengths = torch.tensor([len(row) for row in rows], device=inputs.device)
+    mask = torch.arange(inputs.shape[1], device=inputs.device) >= inputs.shape[1] - lengths[:, None]
+    return inputs, mask.long()

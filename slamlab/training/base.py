@@ -1,0 +1,123 @@
+"""Making an unpruned SLAM model: from a pretrained decoder, or from random weights in two stages.
+
+A pretrained decoder stays frozen and only the projector learns (SLAM-ASR, arXiv 2402.08846). A miniature decoder has no
+past, so it is first given one: it learns to repeat and to translate *text* in the very layout that speech will have
+later (source, prompt, answer), then decoder and projector learn from speech together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from slamlab.data.batching import Example, batches
+from slamlab.data.features import FeatureStore
+from slamlab.data.utterance import Corpus, Utterance
+from slamlab.errors import DataError
+from slamlab.model.slam import SlamConfig, SlamModel, prompt_text
+from slamlab.training.loop import Step, train
+from slamlab.zoo.decoders import find_decoder, load_decoder, new_mini, train_tokenizer
+from slamlab.zoo.profiles import BaseRecipe
+
+TASKS = ("asr", "st")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRequest:
+    """Which base to make.
+
+    Attributes:
+        family: Decoder family.
+        scale: Decoder scale.
+        encoder: Speech encoder.
+        recipe: How it is trained.
+        seed: Seed of the initial weights and of every shuffle.
+    """
+
+    family: str
+    scale: str
+    encoder: str
+    recipe: BaseRecipe
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One step of one stage of the making: `features`, `text` or `speech`."""
+
+    stage: str
+    step: int
+    num_steps: int
+    loss: float | None = None
+
+
+def make_base(
+    request: BaseRequest, corpus: Corpus, features: FeatureStore, cache: Path
+) -> Iterator[Progress | SlamModel]:
+    """Train a base on every language and task of a corpus; yield progress, and the model at the end.
+
+    Args:
+        request: What to make.
+        corpus: Its `train` split is used, and nothing else of it.
+        features: Frames of the request's encoder.
+        cache: Where pretrained decoders are kept.
+    """
+    recipe = request.recipe
+    utterances = [u for code in corpus.languages for u in corpus.utterances(code, "train", recipe.num_train)]
+    if not utterances:
+        raise DataError("a corpus to train a base on has a train split", f"none in {corpus.name}", "add utterances")
+    jobs = [(u, task) for u in utterances for task in TASKS if corpus.has(task, u.language)]
+    torch.manual_seed(request.seed)
+    spec = find_decoder(request.family, request.scale)
+    if spec.pretrained:
+        decoder, tokenizer = load_decoder(request.family, request.scale, cache)
+        decoder.requires_grad_(False)
+    else:
+        prompts = sorted({prompt_text(task, u.language) for u, task in jobs})
+        tokenizer = train_tokenizer([*(" " + u.target(task) for u, task in jobs), *(" " + u.text for u in utterances), *prompts])
+        decoder = new_mini(spec, tokenizer, request.seed)
+    config = SlamConfig(
+        family=request.family,
+        scale=request.scale,
+        encoder=request.encoder,
+        encoder_width=features.width,
+        stack=recipe.stack,
+        projector_hidden=recipe.projector_hidden,
+    )
+    model = SlamModel(config, decoder, tokenizer)
+    if recipe.text is not None and not spec.pretrained:
+        model.projector.requires_grad_(False)
+        texts = [model.example(" " + u.text, u.target(task), task=task, language=u.language) for u, task in jobs]
+        stream = stream_of(texts, recipe.text.batch_size, request.seed)
+        yield from _reported("text", train(model, stream, recipe.text))
+        model.projector.requires_grad_(True)
+    for done, total in features.ensure(utterances):
+        yield Progress(stage="features", step=done, num_steps=total)
+    yield from _reported("speech", train(model, speech_stream(model, jobs, features, recipe.speech.batch_size, request.seed), recipe.speech))
+    yield model.float()
+
+
+def speech_stream(
+    model: SlamModel, jobs: Sequence[tuple[Utterance, str]], features: FeatureStore, batch_size: int, seed: int
+) -> Iterator[list[Example]]:
+    """Yield endless batches of (utterance, task) pairs, reading each batch's frames when it is asked for."""
+    for picked in batches([round(100 * u.duration_s) for u, _ in jobs], batch_size, seed):
+        frames = features.get([jobs[i][0] for i in picked])
+        yield [
+            model.example(source, u.target(task), task=task, language=u.language)
+            for source, (u, task) in zip(frames, (jobs[i] for i in picked), strict=True)
+        ]
+
+
+def stream_of(examples: Sequence[Example], batch_size: int, seed: int) -> Iterator[list[Example]]:
+    """Yield endless batches of examples held in memory."""
+    for picked in batches([len(e.source) + len(e.answer) for e in examples], batch_size, seed):
+        yield [examples[i] for i in picked]
+
+
+def _reported(stage: str, steps: Iterator[Step]) -> Iterator[Progress]:
+    for step in steps:
+        yield Progress(stage=stage, step=step.step, num_steps=step.num_steps, loss=step.loss)

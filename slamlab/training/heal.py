@@ -1,0 +1,72 @@
+"""Healing after surgery: LoRA (Hu et al., arXiv 2106.09685) on the layer at the seam, with the projector unfrozen.
+
+Follows "Measuring the Redundancy of Decoder Layers in SpeechLLMs" (arXiv 2603.05121): r=64 on the MLP of the receiving
+layer, joint with the projector. The update is merged into the layer afterwards, so a healed model is a plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from slamlab.data.batching import Example
+from slamlab.errors import ModelError
+from slamlab.model.slam import SlamModel
+from slamlab.training.loop import Step, train
+from slamlab.zoo.profiles import HealRecipe
+
+
+def heal(
+    model: SlamModel,
+    receiving_layer: int,
+    batches: Iterator[Sequence[Example]],
+    recipe: HealRecipe,
+    seed: int,
+) -> Iterator[Step]:
+    """Heal a pruned model in place; yield after every optimiser step.
+
+    Args:
+        model: Already pruned; every parameter is left frozen and the LoRA update merged.
+        receiving_layer: Index, in the pruned decoder, of the layer that gets LoRA.
+        batches: Endless training batches.
+        recipe: LoRA and optimisation.
+        seed: Seed of LoRA's initial weights and dropout.
+
+    Raises:
+        ModelError: The receiving layer has none of the target modules.
+        TrialFailed: The loss is not finite, or diverges.
+    """
+    torch.manual_seed(seed)
+    model.requires_grad_(False)
+    dtype = model.dtype
+    adapted = _add_lora(model.decoder, receiving_layer, recipe) if recipe.r else None
+    model.projector.requires_grad_(recipe.projector)
+    try:
+        yield from train(model, batches, recipe.train)
+    finally:
+        if adapted is not None:
+            model.decoder = adapted.merge_and_unload()
+        model.requires_grad_(False).to(dtype).eval()
+
+
+def _add_lora(decoder: Any, receiving_layer: int, recipe: HealRecipe) -> Any:
+    """Put LoRA on the target modules of one layer of `decoder`, in place, and return PEFT's handle on it."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe.r,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=rf".*\blayers\.{receiving_layer}\..*\b(?:{'|'.join(recipe.target_modules)})",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(decoder, config)
+    except ValueError as error:
+        raise ModelError(
+            "the receiving layer has the modules that LoRA targets",
+            f"{', '.join(recipe.target_modules)} on layer {receiving_layer}",
+            "name linear layers of this decoder as target modules",
+        ) from error

@@ -1,0 +1,120 @@
+"""DeepSpeed, kept in one file: start it in this process, and wrap a model in an engine of a given ZeRO stage.
+
+The same code runs on CPU (gloo) and GPU (nccl), in one process or in the ranks that a launcher started (torchrun, Ray
+Train): RANK and WORLD_SIZE are read only to tell which.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import nn
+
+from slamlab.zoo.profiles import TrainRecipe
+
+
+def start() -> None:
+    """Make a process group for this process and import DeepSpeed, once.
+
+    Alone, the group lives in memory and no port is opened.
+    """
+    # DeepSpeed asks for this variable even when told the rank; a launcher's own value wins.
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it probes for every vendor and warns
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # ZeRO registers backward hooks that torch warns about at every layer; nothing a user can act on.
+    warnings.filterwarnings("ignore", message=".*(backward hook|requires_grad=True to a scalar).*")
+    # On CPU the first `initialize` would compile a shared-memory all-reduce in C++ (80-170 s) that one process never
+    # calls. The table is private to DeepSpeed, hence the guard.
+    import deepspeed.ops
+
+    ops = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if isinstance(ops, dict) and not torch.cuda.is_available():
+        ops["deepspeed_shm_comm"] = False
+    if torch.distributed.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        torch.distributed.init_process_group(backend)
+    else:
+        torch.distributed.init_process_group(
+            backend, store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+def engine_config(recipe: TrainRecipe, world_size: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a recipe."""
+    return {
+        "train_batch_size": recipe.batch_size,
+        "train_micro_batch_size_per_gpu": recipe.batch_size // recipe.accumulation // world_size,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "gradient_clipping": recipe.clip_norm,
+        "bf16": {"enabled": recipe.precision == "bf16"},
+        "zero_optimization": {"stage": recipe.zero_stage},
+        # torch's AdamW is not on DeepSpeed's list of tested optimisers; its own needs a C++ build of minutes.
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+@contextmanager
+def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
+    """Wrap a model's trainable parameters in a DeepSpeed engine, and take the engine down again.
+
+    Args:
+        model: Parameters with `requires_grad` are trained; the rest stay as they are.
+        recipe: Optimiser, precision and ZeRO stage.
+
+    Yields:
+        The engine: call it for the loss, then `backward(loss)` and `step()`.
+    """
+    start()
+    import deepspeed
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
+    wrapped, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        config=engine_config(recipe, torch.distributed.get_world_size()),
+        dist_init_required=False,
+    )
+    try:
+        yield wrapped
+    finally:
+        if recipe.zero_stage == 3:
+            _unpartition(model)
+        wrapped.destroy()
+
+
+@contextmanager
+def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Make whole the parameters that ZeRO-3 has partitioned, for as long as the context lasts."""
+    import deepspeed
+
+    partitioned = [p for p in parameters if hasattr(p, "ds_id")]
+    with deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned)):
+        yield
+
+
+def _unpartition(model: nn.Module) -> None:
+    """Give a model its plain parameters back after ZeRO-3, on every rank."""
+    with gathered(model.parameters()):
+        whole = {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
+    for module_name, module in model.named_modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and hasattr(parameter, "ds_id"):
+                full = f"{module_name}.{name}" if module_name else name
+                module._parameters[name] = nn.Parameter(whole[full], requires_grad=parameter.requires_grad)

@@ -1,0 +1,235 @@
+"""What `pocket` and `paper` mean: every number of a recipe, in one readable place.
+
+`paper` follows "Measuring the Redundancy of Decoder Layers in SpeechLLMs" (Moumen, Sun, Woodland; arXiv 2603.05121):
+healing with LoRA r=64 on the MLP of the receiving layer with the projector unfrozen, 5,000 steps, Adam, peak learning
+rate 5e-4, linear decay; base training of 50,000 steps at batch 8; greedy decoding. Those values were read in digests
+of the paper, not checked against its PDF. The projector's width and frame stacking are not given there: SLAM-ASR's
+(Ma et al., arXiv 2402.08846) stand in. `pocket` is the same method at the size of two CPU cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from slamlab.errors import OptionError
+
+Precision = Literal["fp32", "bf16"]
+
+
+def _require(holds: bool, rule: str, received: object, remedy: str) -> None:
+    if not holds:
+        raise OptionError(rule, received, remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """How one stage of training runs: warm-up, then linear decay to zero, AdamW, clipped gradients.
+
+    Attributes:
+        num_steps: Optimiser steps.
+        batch_size: Examples a step, over all accumulation steps and workers.
+        accumulation: Micro-batches a step.
+        peak_lr: Learning rate at the end of the warm-up.
+        warmup_fraction: Share of the steps spent warming up.
+        weight_decay: AdamW's decoupled weight decay.
+        clip_norm: Largest L2 norm of the gradient.
+        precision: `bf16` needs ZeRO stage 1 or more (DeepSpeed keeps the fp32 master weights there).
+        zero_stage: DeepSpeed ZeRO stage, 0 to 3.
+    """
+
+    num_steps: int
+    batch_size: int
+    peak_lr: float
+    accumulation: int = 1
+    warmup_fraction: float = 0.05
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    precision: Precision = "fp32"
+    zero_stage: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_steps >= 0, "the number of steps is 0 or more", self.num_steps, "give a count of steps"
+        )
+        _require(self.accumulation >= 1, "accumulation is 1 or more", self.accumulation, "use 1 for none")
+        _require(
+            self.batch_size >= 1 and self.batch_size % self.accumulation == 0,
+            f"the batch is a positive multiple of the accumulation ({self.accumulation})",
+            self.batch_size,
+            "choose a batch that divides evenly",
+        )
+        _require(self.peak_lr > 0, "the peak learning rate is above 0", self.peak_lr, "try 5e-4")
+        _require(
+            0 <= self.warmup_fraction < 1, "warm-up is a share in [0, 1)", self.warmup_fraction, "try 0.05"
+        )
+        _require(
+            self.precision in ("fp32", "bf16"), "precision is fp32 or bf16", self.precision, "choose one"
+        )
+        _require(
+            self.zero_stage in (0, 1, 2, 3), "the ZeRO stage is 0, 1, 2 or 3", self.zero_stage, "choose one"
+        )
+        _require(
+            self.precision == "fp32" or self.zero_stage >= 1,
+            "bf16 needs a ZeRO stage of 1 or more",
+            self.zero_stage,
+            "pass --zero-stage 1, or --precision fp32",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealRecipe:
+    """How a pruned model is healed: LoRA on the layer at the seam, with the projector unfrozen.
+
+    Attributes:
+        train: Steps, batch, learning rate.
+        r: Rank of the LoRA update; 0 trains the projector alone.
+        alpha: LoRA scale; the update is multiplied by alpha / r.
+        dropout: Dropout on the LoRA input.
+        target_modules: Names of the linear layers, inside the receiving layer, that get LoRA.
+        side: Which kept layer at the seam receives: the one `before` the removed block (as LLM-Streamline keeps
+            it), or the one `after`.
+        projector: Whether the projector learns too (the paper's joint healing).
+        num_train: Utterances a cell heals on.
+    """
+
+    train: TrainRecipe
+    r: int = 64
+    alpha: int = 64
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    side: Literal["before", "after"] = "before"
+    projector: bool = True
+    num_train: int = 100_000
+
+    def __post_init__(self) -> None:
+        _require(self.r >= 0, "the LoRA rank is 0 or more", self.r, "use 0 for no LoRA")
+        _require(
+            self.r > 0 or self.projector,
+            "healing trains LoRA, the projector, or both",
+            "neither",
+            "set a rank",
+        )
+        _require(0 <= self.dropout < 1, "dropout is a share in [0, 1)", self.dropout, "try 0.05")
+        _require(
+            self.side in ("before", "after"), "the receiving side is before or after", self.side, "choose one"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecipe:
+    """How an unpruned SLAM model is made.
+
+    Attributes:
+        text: For a decoder that starts from random weights: learn to repeat and translate text first.
+        speech: Train on speech: the projector, and the decoder too where it started from random weights.
+        num_train: Training utterances a language.
+        stack: Encoder frames joined into one input of the projector.
+        projector_hidden: Width of the projector's hidden layer.
+    """
+
+    speech: TrainRecipe
+    text: TrainRecipe | None = None
+    num_train: int = 1_000_000
+    stack: int = 5
+    projector_hidden: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A scale of experiment: what a sweep does when the user names nothing else."""
+
+    name: str
+    corpus: str
+    scale: dict[str, str]
+    encoder: str
+    cells: tuple[tuple[str, str], ...]
+    base: dict[str, BaseRecipe]
+    """Recipe by scale; the entry `*` serves the scales without one of their own."""
+    heal: dict[str, HealRecipe]
+    num_selection: int
+    num_test: int
+    decode_tokens_per_s: float = 12.0
+    """Longest answer allowed, in tokens a second of audio (fast speech has about 4-5 words a second)."""
+    eval_batch_size: int = 64
+    cpus_per_trial: int = 1
+    gpus_per_trial: int = 0
+
+    def base_recipe(self, scale: str) -> BaseRecipe:
+        """Return how a base of this scale is trained."""
+        return self.base.get(scale, self.base["*"])
+
+    def heal_recipe(self, scale: str) -> HealRecipe:
+        """Return how a pruned model of this scale is healed."""
+        return self.heal.get(scale, self.heal["*"])
+
+
+def as_json(recipe: TrainRecipe | HealRecipe | BaseRecipe) -> dict[str, Any]:
+    """Return a recipe as plain data, for fingerprints and records."""
+    return asdict(recipe)
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="pocket",
+            corpus="pocket",
+            scale={"qwen": "mini", "llama": "mini"},
+            encoder="whisper-base",
+            cells=(("asr", "en"), ("asr", "de"), ("st", "de")),
+            base={
+                "*": BaseRecipe(
+                    text=TrainRecipe(num_steps=2000, batch_size=32, peak_lr=2e-3, weight_decay=0.01),
+                    speech=TrainRecipe(num_steps=3000, batch_size=32, peak_lr=1e-3, weight_decay=0.01),
+                    num_train=3000,
+                    projector_hidden=256,
+                ),
+                "135m": BaseRecipe(
+                    speech=TrainRecipe(
+                        num_steps=400, batch_size=8, peak_lr=1e-3, precision="bf16", zero_stage=1
+                    ),
+                    num_train=1500,
+                    projector_hidden=1024,
+                ),
+            },
+            heal={
+                "*": HealRecipe(train=TrainRecipe(num_steps=100, batch_size=16, peak_lr=1e-3), num_train=600),
+                "135m": HealRecipe(
+                    train=TrainRecipe(
+                        num_steps=60, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=1
+                    ),
+                    num_train=480,
+                ),
+            },
+            num_selection=200,
+            num_test=300,
+        ),
+        Profile(
+            name="paper",
+            corpus="librispeech",
+            scale={"qwen": "7b", "llama": "8b"},
+            encoder="wavlm-large",
+            cells=(("asr", "en"),),
+            base={
+                "*": BaseRecipe(
+                    speech=TrainRecipe(
+                        num_steps=50_000, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=2
+                    )
+                )
+            },
+            heal={
+                "*": HealRecipe(
+                    train=TrainRecipe(
+                        num_steps=5_000, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=2
+                    )
+                )
+            },
+            num_selection=2_000,
+            num_test=2_620,
+            eval_batch_size=16,
+            cpus_per_trial=4,
+            gpus_per_trial=1,
+        ),
+    )
+}
