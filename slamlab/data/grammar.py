@@ -105,10 +105,10 @@ _TEMPLATES: tuple[tuple[int, tuple[str, str, str, str]], ...] = (
          "{by} dauert die Reise von {city} nach {city2} {duration}.",
          "{by}, le voyage de {city} à {city2} dure {duration}.",
          "{by}, el viaje de {city} a {city2} dura {duration}.")),
-    (2, ("On {weekday} {actor[subject]} eats {food} with {food2} and drinks {drink}.",
-         "Am {weekday} isst {actor[subject]} {food} mit {food2} und trinkt {drink}.",
-         "{weekday}, {actor[subject]} mange {food} avec {food2} et boit {drink}.",
-         "El {weekday} {actor[subject]} come {food} con {food2} y bebe {drink}.")),
+    (2, ("{actor[subject]} eats {food} with {food2} and drinks {drink}.",
+         "{actor[subject]} isst {food} mit {food2} und trinkt {drink}.",
+         "{actor[subject]} mange {food} avec {food2} et boit {drink}.",
+         "{actor[subject]} come {food} con {food2} y bebe {drink}.")),
     (2, ("You can reach {name} at {digit} {digit2} {digit3} {digit4} {digit5}.",
          "Sie erreichen {name} unter {digit} {digit2} {digit3} {digit4} {digit5}.",
          "Vous pouvez joindre {name} au {digit} {digit2} {digit3} {digit4} {digit5}.",
@@ -263,34 +263,10 @@ _PEOPLE = (
 )
 
 _SPOKEN = ("en", "de", "fr", "es", "it", "pt", "ru", "ja", "zh", "tr")
-_TERRITORIES = tuple(
-    [
-        "DE",
-        "FR",
-        "ES",
-        "IT",
-        "PT",
-        "PL",
-        "SE",
-        "NO",
-        "DK",
-        "FI",
-        "AT",
-        "CH",
-        "GR",
-        "IE",
-        "NL",
-        "HU",
-        "EG",
-        "MA",
-        "JP",
-        "CN",
-        "IN",
-        "BR",
-        "MX",
-        "CA",
-    ]
-)
+_TERRITORIES = (
+    "DE", "FR", "ES", "IT", "PT", "PL", "SE", "NO", "DK", "FI", "AT", "CH",
+    "GR", "IE", "NL", "HU", "EG", "MA", "JP", "CN", "IN", "BR", "MX", "CA",
+)  # fmt: skip
 _FRENCH_MASCULINE = {"PT", "DK", "MA", "JP", "BR", "MX", "CA"}
 # Territories with an article of their own: language -> territory -> ("in ...", "to ...").
 _WITH_ARTICLE = {
@@ -441,7 +417,7 @@ def _fillers() -> dict[str, list[Filler]]:
     kinds["degrees"] = [_spelled(number) for number in _DEGREES]
     kinds["price"] = [_quantity(number, unit) for number in _AMOUNTS for unit in _CURRENCIES]
     kinds["duration"] = [_quantity(number, _HOURS_LONG) for number in _COUNTS]
-    kinds["duration"] += [_quantity(number, _MINUTES_LONG) for number in (*range(15, 60, 5),)]
+    kinds["duration"] += [_quantity(number, _MINUTES_LONG) for number in range(15, 60, 5)]
     return kinds
 
 
