@@ -231,7 +231,7 @@ _PLAIN: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("milk", "Milch", "du lait", "leche"),
         ("water", "Wasser", "de l'eau", "agua"),
         ("wine", "Wein", "du vin", "vino"),
-        ("beer", "Bier", "de la bière", "cerveza"),
+        ("cocoa", "Kakao", "du cacao", "cacao"),
         ("juice", "Saft", "du jus", "zumo"),
     ),
 }
