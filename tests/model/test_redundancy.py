@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from slamlab.errors import ModelError
+from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance, best_start
+from slamlab.model.slam import left_pad
+from slamlab.model.surgery import decoder_layers
+
+
+def run(decoder, inputs, mask):
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        return decoder(inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+
+
+def stream_of(decoder, sequence):
+    """The residual stream [L + 1, N, D], layer by layer; its last entry is what enters the final norm."""
+    captured = []
+    modules = [*decoder_layers(decoder), decoder.get_decoder().norm]
+
+    def capture(module, args, kwargs):
+        captured.append(args[0] if args else kwargs["hidden_states"])
+
+    handles = [module.register_forward_pre_hook(capture, with_kwargs=True) for module in modules]
+    run(decoder, sequence[None], torch.ones(1, len(sequence), dtype=torch.long))
+    for handle in handles:
+        handle.remove()
+    return torch.cat(captured)
+
+
+def naive(decoder, sequences):
+    streams = torch.cat([stream_of(decoder, row) for row in sequences], dim=1).double()
+    size = len(streams)
+    matrix = np.zeros((size, size))
+    for i in range(size):
+        for j in range(size):
+            cosine = torch.nn.functional.cosine_similarity(streams[i], streams[j], dim=-1).clamp(-1, 1)
+            matrix[i, j] = (cosine.arccos() / math.pi).mean() if i != j else 0.0
+    return matrix
+
+
+def test_equals_pairs_one_by_one_padded_or_not(decoder, sequences):
+    expected = naive(decoder, sequences)
+    inputs, mask = left_pad(sequences)
+    with AngularDistance(decoder) as meter:
+        run(decoder, inputs, mask)
+        meter.update(mask.bool())
+        padded = meter.matrix()
+    with AngularDistance(decoder) as meter:
+        for row in sequences:
+            one = torch.ones(1, len(row), dtype=torch.bool)
+            run(decoder, row[None], one.long())
+            meter.update(one)
+        single = meter.matrix()
+    assert meter.num_positions == sum(map(len, sequences))
+    np.testing.assert_allclose(padded, expected, atol=1e-5)
+    np.testing.assert_allclose(single, expected, atol=1e-5)
+    assert expected[0, 1] > 0.01 and expected[-2, -1] > 0.01  # both ends have something to measure
+
+
+def test_the_matrix_is_symmetric_with_a_zero_diagonal(decoder, sequences):
+    with AngularDistance(decoder) as meter:
+        run(decoder, sequences[0][None], torch.ones(1, 9, dtype=torch.long))
+        meter.update(torch.ones(1, 9, dtype=torch.bool))
+    matrix = meter.matrix()
+    assert np.array_equal(matrix, matrix.T) and not matrix.diagonal().any()
+    assert matrix.shape == (len(decoder_layers(decoder)) + 1,) * 2 and matrix.dtype == np.float64
+
+
+def test_only_selected_positions_count(decoder, sequences):
+    chosen = torch.zeros(1, 14, dtype=torch.bool)
+    chosen[0, [2, 13]] = True
+    with AngularDistance(decoder) as meter:
+        run(decoder, sequences[2][None], torch.ones(1, 14, dtype=torch.long))
+        meter.update(chosen)
+    stream = stream_of(decoder, sequences[2])[:, [2, 13]]
+    cosine = torch.nn.functional.cosine_similarity(stream[1], stream[3], dim=-1)
+    assert meter.matrix()[1, 3] == pytest.approx((cosine.arccos() / math.pi).mean().item(), abs=1e-5)
+
+
+def test_more_positions_than_a_chunk(new_decoder):
+    decoder = new_decoder("llama")
+    row = torch.randn(CHUNK_POSITIONS + 9, 32, generator=torch.Generator().manual_seed(3))
+    with AngularDistance(decoder) as meter:
+        run(decoder, row[None], torch.ones(1, len(row), dtype=torch.long))
+        meter.update(torch.ones(1, len(row), dtype=torch.bool))
+    np.testing.assert_allclose(meter.matrix(), naive(decoder, [row]), atol=1e-5)
+
+
+def test_the_decoder_is_left_without_hooks(new_decoder, sequences):
+    decoder = new_decoder("qwen3")
+    with AngularDistance(decoder):
+        pass
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in decoder_layers(decoder))
+
+
+def test_nothing_counted_is_refused(new_decoder, sequences):
+    decoder = new_decoder("llama")
+    with AngularDistance(decoder) as meter:
+        run(decoder, sequences[0][None], torch.ones(1, 9, dtype=torch.long))
+        meter.update(torch.zeros(1, 9, dtype=torch.bool))
+    with pytest.raises(ModelError, match="mean over positions"):
+        meter.matrix()
+
+
+def test_a_pass_is_counted_once(new_decoder, sequences):
+    decoder, mask = new_decoder("llama"), torch.ones(1, 9, dtype=torch.bool)
+    with AngularDistance(decoder) as meter:
+        run(decoder, sequences[0][None], mask.long())
+        with pytest.raises(ModelError, match="shape"):
+            meter.update(mask[:, 1:])
+        meter.update(mask)
+        with pytest.raises(ModelError, match="call the model first"):
+            meter.update(mask)
+
+
+def test_a_stream_that_is_not_finite_is_refused(new_decoder, sequences):
+    decoder, mask = new_decoder("llama"), torch.ones(1, 9, dtype=torch.bool)
+    with AngularDistance(decoder) as meter:
+        run(decoder, sequences[0][None] * float("nan"), mask.long())
+        meter.update(mask)
+    with pytest.raises(ModelError, match="finite"):
+        meter.matrix()
+
+
+def test_best_start():
+    matrix = np.full((5, 5), 0.9)
+    matrix[0, 2] = matrix[2, 0] = 0.3
+    matrix[2, 4] = matrix[4, 2] = 0.2
+    matrix[3, 4] = 0.1
+    assert best_start(matrix, 2) == 2  # the block ends at the last layer
+    assert best_start(matrix, 1) == 3
+    assert best_start(matrix, 3) == 0  # a tie
+    matrix[2, 4] = 0.5
+    assert best_start(matrix, 2) == 0
+    with pytest.raises(ModelError):
+        best_start(matrix, 4)
