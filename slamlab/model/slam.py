@@ -114,32 +114,38 @@ class SlamModel(nn.Module):
         else:
             rows = [torch.as_tensor(frames).to(self.device, self.dtype) for frames in sources]
             projected = self.projector(nn.utils.rnn.pad_sequence(rows, batch_first=True))  # [B, S, D]
-            heads = [
-                out[: self.projector.num_positions(len(row))]
-                for out, row in zip(projected, rows, strict=True)
-            ]
+            heads = [out[: self.projector.num_positions(len(row))] for out, row in zip(projected, rows, strict=True)]
         tails = [embed(torch.as_tensor(ids, device=self.device)) for ids in prompts]
         return [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
 
-    def forward(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Return the mean cross-entropy of the answers' tokens, in nats."""
+    def sequences(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return whole training sequences as inputs [B, N, D], attention mask [B, N] and labels [B, A].
+
+        Labels are the answers' tokens, -100 on the left of a shorter answer.
+        """
         embed = self.decoder.get_input_embeddings()
         prefixes = self.prefixes([e.source for e in examples], [e.prompt for e in examples])
         answers = [torch.as_tensor(e.answer, device=self.device) for e in examples]
-        rows = [torch.cat([prefix, embed(answer)]) for prefix, answer in zip(prefixes, answers, strict=True)]
-        inputs, mask = left_pad(rows)  # [B, N, D], [B, N]
-        longest = max(len(answer) for answer in answers)
+        inputs, mask = left_pad(torch.cat([head, embed(tail)]) for head, tail in zip(prefixes, answers, strict=True))
+        labels = nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=-100, padding_side="left")
+        return inputs, mask, labels
+
+    def answer_logits(self, inputs: torch.Tensor, mask: torch.Tensor, num_answer: int) -> torch.Tensor:
+        """Return the logits [B, A, V] that predict the last `num_answer` positions."""
         logits = self.decoder(
             inputs_embeds=inputs,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             use_cache=False,
-            logits_to_keep=longest + 1,
-        ).logits  # [B, A + 1, V]: the position before the answer predicts its first token
-        labels = torch.full((len(rows), longest), -100, device=self.device)
-        for row, answer in zip(labels, answers, strict=True):
-            row[-len(answer) :] = answer
-        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten())
+            logits_to_keep=num_answer + 1,
+        ).logits
+        return logits[:, :-1]  # a position predicts the next one
+
+    def forward(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Return the mean cross-entropy of the answers' tokens, in nats."""
+        inputs, mask, labels = self.sequences(examples)
+        logits = self.answer_logits(inputs, mask, labels.shape[1])
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
     def num_parameters(self) -> int:
         """Count the weights of decoder and projector, tied ones once."""
@@ -176,21 +182,15 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
     folder = Path(folder)
     for name in (CONFIG_FILE, PROJECTOR_FILE):
         if not (folder / name).is_file():
-            raise AssetError(
-                f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote"
-            )
+            raise AssetError(f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote")
     config = SlamConfig(**json.loads((folder / CONFIG_FILE).read_text()))
     if (folder / DECODER_FOLDER).is_dir():
-        decoder = AutoModelForCausalLM.from_pretrained(
-            folder / DECODER_FOLDER, dtype="auto", local_files_only=True
-        )
+        decoder = AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, dtype="auto", local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, local_files_only=True)
     else:
         from slamlab.zoo.decoders import load_decoder
 
-        decoder, tokenizer = load_decoder(
-            config.family, config.scale, Path(cache) if cache else folder.parent
-        )
+        decoder, tokenizer = load_decoder(config.family, config.scale, Path(cache) if cache else folder.parent)
     model = SlamModel(config, decoder, tokenizer)
     weights = load_file(folder / PROJECTOR_FILE)
     model.projector.to(next(iter(weights.values())).dtype).load_state_dict(weights)

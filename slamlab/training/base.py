@@ -7,7 +7,7 @@ later (source, prompt, answer), then decoder and projector learn from speech tog
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from slamlab.zoo.decoders import find_decoder, load_decoder, new_mini, train_tok
 from slamlab.zoo.profiles import BaseRecipe
 
 TASKS = ("asr", "st")
+FEATURES_AT_ONCE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class Progress:
 
 def make_base(
     request: BaseRequest, corpus: Corpus, features: FeatureStore, cache: Path
-) -> Iterator[Progress | SlamModel]:
-    """Train a base on every language and task of a corpus; yield progress, and the model at the end.
+) -> Generator[Progress, None, SlamModel]:
+    """Train a base on every language and task of a corpus; yield progress and return the model.
 
     Args:
         request: What to make.
@@ -72,32 +73,41 @@ def make_base(
     jobs = [(u, task) for u in utterances for task in TASKS if corpus.has(task, u.language)]
     torch.manual_seed(request.seed)
     spec = find_decoder(request.family, request.scale)
-    if spec.pretrained:
+    if spec.is_pretrained:
         decoder, tokenizer = load_decoder(request.family, request.scale, cache)
         decoder.requires_grad_(False)
     else:
         prompts = sorted({prompt_text(task, u.language) for u, task in jobs})
-        tokenizer = train_tokenizer([*(" " + u.target(task) for u, task in jobs), *(" " + u.text for u in utterances), *prompts])
+        texts = sorted({" " + u.target(task) for u, task in jobs} | {" " + u.text for u in utterances})
+        # Prompts stand in every sequence: repeated, each becomes a few tokens.
+        tokenizer = train_tokenizer([*texts, *prompts * (len(texts) // 100 + 1)])
         decoder = new_mini(spec, tokenizer, request.seed)
     config = SlamConfig(
         family=request.family,
         scale=request.scale,
         encoder=request.encoder,
-        encoder_width=features.width,
+        encoder_width=features.spec.width,
         stack=recipe.stack,
         projector_hidden=recipe.projector_hidden,
     )
     model = SlamModel(config, decoder, tokenizer)
-    if recipe.text is not None and not spec.pretrained:
+    if recipe.text is not None and not spec.is_pretrained:
         model.projector.requires_grad_(False)
-        texts = [model.example(" " + u.text, u.target(task), task=task, language=u.language) for u, task in jobs]
-        stream = stream_of(texts, recipe.text.batch_size, request.seed)
+        pairs = [model.example(" " + u.text, u.target(task), task=task, language=u.language) for u, task in jobs]
+        stream = stream_of(pairs, recipe.text.batch_size, request.seed)
         yield from _reported("text", train(model, stream, recipe.text))
         model.projector.requires_grad_(True)
-    for done, total in features.ensure(utterances):
-        yield Progress(stage="features", step=done, num_steps=total)
-    yield from _reported("speech", train(model, speech_stream(model, jobs, features, recipe.speech.batch_size, request.seed), recipe.speech))
-    yield model.float()
+    yield from compute_features(features, utterances)
+    stream = speech_stream(model, jobs, features, recipe.speech.batch_size, request.seed)
+    yield from _reported("speech", train(model, stream, recipe.speech))
+    return model.float()
+
+
+def compute_features(features: FeatureStore, utterances: Sequence[Utterance]) -> Iterator[Progress]:
+    """Bring the frames of utterances into the store, a few at a time; yield progress."""
+    for begin in range(0, len(utterances), FEATURES_AT_ONCE):
+        features.ensure(utterances[begin : begin + FEATURES_AT_ONCE])
+        yield Progress(stage="features", step=min(begin + FEATURES_AT_ONCE, len(utterances)), num_steps=len(utterances))
 
 
 def speech_stream(

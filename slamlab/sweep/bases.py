@@ -1,0 +1,114 @@
+"""Where the unpruned model of a cell comes from: shipped with the project, given, kept in the store, or trained now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slamlab.data.features import FeatureStore
+from slamlab.data.utterance import Corpus
+from slamlab.errors import ModelError
+from slamlab.model.slam import SlamModel, load
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.settings import Settings
+from slamlab.sweep.store import Store, fingerprint
+from slamlab.training.base import BaseRequest, Progress, make_base
+from slamlab.zoo.assets import sha256_of
+from slamlab.zoo.decoders import find_decoder
+from slamlab.zoo.profiles import BaseRecipe
+
+SHIPPED = Path(__file__).parents[1] / "zoo" / "bases"
+CARD_FILE = "card.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """An unpruned model in memory.
+
+    Attributes:
+        name: Family, scale and encoder.
+        model: The model, never changed.
+        fingerprint: sha256 over its files.
+        origin: `shipped`, `given`, or `trained`.
+    """
+
+    name: tuple[str, str, str]
+    model: SlamModel
+    fingerprint: str
+    origin: str
+
+
+def shipped_folder(cell: Cell, corpus_fingerprint: str) -> Path | None:
+    """Return the base that ships for a cell, None where there is none or it was trained on other data.
+
+    Data made by another version of the synthesis could put a test sentence among those the base has learned.
+    """
+    folder = SHIPPED / f"{cell.family}-{cell.scale}-{cell.encoder}"
+    if not (folder / CARD_FILE).is_file():
+        return None
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    return folder if card["corpus"]["fingerprint"] == corpus_fingerprint else None
+
+
+def trained_folder(cell: Cell, settings: Settings, store: Store) -> Path:
+    """Return where the base lies that this sweep trains, or has trained."""
+    recipe = settings.recipes().base_recipe(cell.scale)
+    return store.base_folder(base_key(cell, recipe, settings.corpus_fingerprint, settings.seed))
+
+
+def base_key(cell: Cell, recipe: BaseRecipe, corpus_fingerprint: str, seed: int) -> str:
+    """Return the fingerprint of what makes a trained base what it is."""
+    return fingerprint(
+        {
+            "family": cell.family,
+            "scale": cell.scale,
+            "encoder": cell.encoder,
+            "recipe": asdict(recipe),
+            "corpus": corpus_fingerprint,
+            "seed": seed,
+        }
+    )
+
+
+def existing_folder(cell: Cell, settings: Settings, store: Store) -> tuple[Path, str] | None:
+    """Return the folder and origin of a base that need not be trained, None where one must be."""
+    if settings.base not in ("auto", "train"):
+        return Path(settings.base), "given"
+    if settings.base == "auto" and (folder := shipped_folder(cell, settings.corpus_fingerprint)):
+        return folder, "shipped"
+    folder = trained_folder(cell, settings, store)
+    return (folder, "trained") if folder.is_dir() else None
+
+
+def find_base(
+    cell: Cell, settings: Settings, corpus: Corpus, features: FeatureStore, store: Store
+) -> Generator[Progress, None, Base]:
+    """Load the base of a cell, training it first where there is none; yield progress.
+
+    Raises:
+        ModelError: A base that was given has another encoder, or frames of another width.
+    """
+    found = existing_folder(cell, settings, store)
+    if found is None:
+        recipe = settings.recipes().base_recipe(cell.scale)
+        request = BaseRequest(
+            family=cell.family, scale=cell.scale, encoder=cell.encoder, recipe=recipe, seed=settings.seed
+        )
+        model = yield from make_base(request, corpus, features, store.cache / "models")
+        folder = trained_folder(cell, settings, store)
+        with_decoder = not find_decoder(cell.family, cell.scale).is_pretrained
+        store.put_folder(folder, lambda draft: model.save(draft, with_decoder=with_decoder))
+        found = folder, "trained"
+    folder, origin = found
+    model = load(folder, cache=store.cache / "models").float()
+    if (model.config.encoder, model.config.encoder_width) != (cell.encoder, features.spec.width):
+        raise ModelError(
+            f"the base in {folder} listens through {model.config.encoder} ({model.config.encoder_width} wide)",
+            f"--encoder {cell.encoder} ({features.spec.width} wide)",
+            "name the base's own encoder",
+        )
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
+    digest = fingerprint([[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files])
+    return Base(name=(cell.family, cell.scale, cell.encoder), model=model, fingerprint=digest, origin=origin)

@@ -1,0 +1,175 @@
+"""From a user's options to a finished sweep: check everything first, then run what is not known yet."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from slamlab.data.utterance import Corpus
+from slamlab.errors import OptionError, StoreError
+from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.cells import make_cells
+from slamlab.sweep.plan import clock, estimate
+from slamlab.sweep.progress import Watcher
+from slamlab.sweep.results import collect
+from slamlab.sweep.settings import Settings
+from slamlab.sweep.store import Store
+from slamlab.zoo.corpora import open_corpus
+from slamlab.zoo.decoders import decoder_folder, find_decoder
+from slamlab.zoo.encoders import locate_encoder
+from slamlab.zoo.profiles import PROFILES, Profile
+
+
+def choose_profile(requested: str, address: str | None) -> tuple[Profile, str]:
+    """Return the profile, and why it was chosen.
+
+    Args:
+        requested: `auto`, or a profile's name.
+        address: Of a Ray cluster; None for this machine.
+    """
+    if requested != "auto":
+        if requested not in PROFILES:
+            raise OptionError(f"a profile is auto, {' or '.join(PROFILES)}", requested, "choose one of these")
+        return PROFILES[requested], "as asked"
+    if address is not None:
+        from slamlab.sweep.orchestrate import start_ray
+
+        num_gpus, where = int(start_ray(address).get("GPU", 0)), f"the Ray cluster at {address}"
+    else:
+        import torch
+
+        num_gpus, where = torch.cuda.device_count(), "this machine"
+    return PROFILES["paper" if num_gpus else "pocket"], f"{where} has {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
+
+
+def default_workers(profile: Profile, address: str | None) -> int:
+    """Return how many trials of a profile fit on the cluster, or on this machine, at the same time."""
+    if address is not None:
+        from slamlab.sweep.orchestrate import start_ray
+
+        found = start_ray(address)
+        cpus, gpus = int(found.get("CPU", 1)), int(found.get("GPU", 0))
+    else:
+        import torch
+
+        cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    fit = cpus // profile.cpus_per_trial
+    if profile.gpus_per_trial:
+        fit = min(fit, gpus // profile.gpus_per_trial)
+    return max(1, fit)
+
+
+def prepare(
+    profile: Profile,
+    *,
+    name: str,
+    families: Sequence[str],
+    scales: Sequence[str],
+    encoders: Sequence[str],
+    tasks: Sequence[str],
+    languages: Sequence[str],
+    data: str | None,
+    store: Path,
+    heal: Mapping[str, Any],
+    num_selection: int | None,
+    num_test: int | None,
+    **rest: Any,
+) -> tuple[Settings, Corpus]:
+    """Turn options into a sweep's settings and open its corpus; every mistake that can be found now is.
+
+    Args:
+        profile: Where whatever is not given comes from.
+        data: Corpus by name or manifest, None for the profile's.
+        rest: Passed on to :class:`~slamlab.sweep.settings.Settings`.
+
+    Raises:
+        UserError: An option, corpus, encoder, decoder or store that cannot be used.
+    """
+    opened = Store(store).open()
+    source = data or profile.corpus
+    corpus = open_corpus(source, opened.cache, seed=0)
+    cells = make_cells(
+        profile,
+        corpus,
+        families=families,
+        scales=scales,
+        encoders=encoders,
+        tasks=tasks,
+        languages=languages,
+    )
+    settings = Settings(
+        name=name,
+        profile=profile.name,
+        cells=tuple(cells),
+        corpus=source,
+        corpus_fingerprint=corpus.fingerprint,
+        store=opened.root,
+        heal=heal,
+        num_selection=num_selection or profile.num_selection,
+        num_test=num_test or profile.num_test,
+        **rest,
+    )
+    return settings, corpus
+
+
+def check_assets(settings: Settings) -> None:
+    """Find the weights of every encoder and pretrained decoder, without loading them.
+
+    Raises:
+        AssetError: Some cannot be had.
+    """
+    cache = Store(settings.store).cache / "models"
+    for encoder in dict.fromkeys(cell.encoder for cell in settings.cells):
+        locate_encoder(encoder, cache)
+    for family, scale in dict.fromkeys((cell.family, cell.scale) for cell in settings.cells):
+        spec = find_decoder(family, scale)
+        if spec.is_pretrained:
+            decoder_folder(spec, cache)
+
+
+def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str, address: str | None) -> dict[str, Any]:
+    """Run what is not known yet and return the results; a finished sweep starts nothing, not even Ray.
+
+    Raises:
+        StoreError: Another process runs a sweep of this name on the same store.
+    """
+    store = Store(settings.store)
+    with _alone(store, settings.name):
+        campaign = Campaign(settings, store)
+        expected = estimate(settings, store)
+        if campaign.finished:
+            console.print("Every trial of this sweep is in the store: nothing to compute.")
+        else:
+            check_assets(settings)
+            duration = f", about {clock(expected.wall_s)} of work" if expected.wall_s else ""
+            console.print(
+                f"{len(settings.cells)} cells, about {expected.num_expected:.0f} trials "
+                f"(at most {expected.max_trials}){duration}; {settings.workers} at a time.",
+                highlight=False,
+            )
+            from slamlab.sweep.orchestrate import run, start_ray
+
+            start_ray(address)
+            run(campaign, Watcher(console, expected))
+        return collect(campaign, command=command, corpus_name=corpus.name, problems=corpus.problems)
+
+
+@contextmanager
+def _alone(store: Store, name: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    path = store.root / "locks" / f"{name}.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(
+                "one process at a time runs a sweep on a store", f"a second one of {name}", "wait for the first"
+            ) from None
+        yield

@@ -1,0 +1,178 @@
+"""The Ray Tune run that serves a whole sweep: the only file that knows Ray.
+
+Tune asks a searcher for trials and places them on the cluster; the searcher asks the campaign. Workers are actors that
+stay alive from trial to trial, so that what a trial loaded (torch, corpus, base) the next one finds in memory. Tune's
+own state is never restored: what a sweep knows is in the ledger, and a run starts from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from typing import Any
+
+# Before Ray is imported, which reads them then. No result files a trial beside our records; no `uv run` in workers.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from slamlab.errors import OptionError, SlamlabError
+from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.progress import Watcher
+from slamlab.sweep.settings import Request, Settings
+from slamlab.training.base import Progress
+
+REPORT_EVERY_S = 5.0
+OBJECT_STORE_BYTES = 200_000_000
+"""Nothing but settings travels through Ray's object store on one machine."""
+
+
+def start_ray(address: str | None = None) -> dict[str, float]:
+    """Join the cluster at `address`, or start Ray on this machine alone, and return the resources there are."""
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address is None:
+            options |= {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_node_ip_address": "127.0.0.1",
+            }
+        try:
+            ray.init(address=address or "local", **options)
+        except ConnectionError:
+            raise OptionError(
+                "--address names a running Ray cluster", address, "start one (ray up), or leave it out"
+            ) from None
+    return ray.cluster_resources()
+
+
+def run(campaign: Campaign, watcher: Watcher) -> None:
+    """Run trials until the campaign is finished.
+
+    Args:
+        campaign: Says which trial is next, and learns what came of it.
+        watcher: Shows what happens.
+
+    Raises:
+        OptionError: The cluster has too few CPUs or GPUs for one trial.
+    """
+    settings, profile = campaign.settings, campaign.settings.recipes()
+    resources = {"cpu": profile.cpus_per_trial, "gpu": profile.gpus_per_trial}
+    available = ray.cluster_resources()
+    for name, needed in resources.items():
+        if available.get(name.upper(), 0) < needed:
+            raise OptionError(
+                f"a trial of the profile {profile.name} takes {needed} {name.upper()}",
+                f"{available.get(name.upper(), 0):g} in the cluster",
+                "add nodes, or pass --profile pocket",
+            )
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=CampaignSearcher(campaign, watcher),
+            num_samples=-1,
+            max_concurrent_trials=settings.workers,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=settings.name,
+            storage_path=str(campaign.store.root / "ray"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    tuner.fit()
+
+
+class TrialRunner(tune.Trainable):
+    """An actor that runs one trial after another, a few seconds of it at each of Tune's steps."""
+
+    def setup(self, config: dict[str, Any], settings: Settings) -> None:  # type: ignore[override]
+        """Make the bench, once an actor, and begin a trial."""
+        import torch
+
+        from slamlab.sweep.trial import Bench
+
+        torch.set_num_threads(settings.recipes().cpus_per_trial)
+        self._bench = Bench(settings)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in the same actor."""
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Go on with the trial for a few seconds.
+
+        Returns:
+            Where it stands; or, with `done`, its record or the reason of its failure.
+        """
+        until = time.monotonic() + REPORT_EVERY_S
+        progress: Progress | None = None
+        try:
+            while time.monotonic() < until:
+                progress = next(self._steps)
+        except StopIteration as end:
+            return {"done": True, "record": end.value}
+        except SlamlabError as error:
+            return {"done": True, "reason": str(error)}
+        except Exception as error:
+            # One bad cell never stops the others: whatever went wrong is this trial's failure, told in full.
+            self._steps.close()
+            return {"done": True, "reason": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+        return {"done": False, "progress": progress}
+
+    def cleanup(self) -> None:
+        """Let go of a trial that Tune stopped."""
+        self._steps.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._steps = self._bench.run(Request.from_dict(config["request"]))
+
+
+class CampaignSearcher(Searcher):
+    """Tune's view of the campaign."""
+
+    def __init__(self, campaign: Campaign, watcher: Watcher) -> None:
+        super().__init__(metric="training_iteration", mode="max")
+        self._campaign, self._watcher = campaign, watcher
+        self._requests: dict[str, Request] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the configuration of a trial to start, None to be asked later, or that the search is over."""
+        request = self._campaign.next()
+        if request is None:
+            return Searcher.FINISHED if self._campaign.finished else None
+        self._requests[trial_id] = request
+        self._campaign.begin(request)
+        self._watcher.started(request)
+        return {"request": request.as_dict()}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Show where a trial stands."""
+        if result.get("progress") is not None:
+            self._watcher.advanced(self._requests[trial_id], result["progress"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Enter what came of a trial into the ledger."""
+        request = self._requests.pop(trial_id, None)
+        if request is None:
+            return
+        if result and "record" in result:
+            self._watcher.completed(request, self._campaign.complete(request, result["record"]))
+            return
+        reason = (result or {}).get("reason") or "the worker died (out of memory, or its node was lost)"
+        self._campaign.fail(request, reason)
+        self._watcher.failed(request, reason, (result or {}).get("details"))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the ledger has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: a run starts from the ledger."""

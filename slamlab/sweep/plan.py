@@ -1,0 +1,171 @@
+"""What a sweep will take, told before anything runs: trials, time, disk. From recorded timings where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from rich.table import Table
+
+from slamlab.search.bisection import expected_num_probes, max_num_probes
+from slamlab.sweep.bases import existing_folder
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.settings import Settings
+from slamlab.sweep.store import Store
+from slamlab.zoo.decoders import find_decoder
+
+# Seconds on one core of a server CPU, measured with the pocket profile; used until the store has timings of its own.
+POCKET_STEP_S = {"mini": 0.35, "135m": 4.0}
+POCKET_SCORE_S = {"mini": 30.0, "135m": 300.0}
+BYTES_A_WEIGHT = 4
+KINDS = ("base", "probe", "final")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """What is expected of one cell.
+
+    Attributes:
+        cell: The cell.
+        origin: Where its base comes from: `shipped`, `given`, `trained` (kept in the store), or `to be trained`.
+        num_layers: Layers of the decoder.
+        num_probes: Heals expected, every answer being as likely.
+        max_probes: Heals at most.
+        device_s: Device-seconds expected, None where nothing like it was ever timed.
+        disk_bytes: For the base and the healed models that may win.
+    """
+
+    cell: Cell
+    origin: str
+    num_layers: int
+    num_probes: float
+    max_probes: int
+    device_s: float | None
+    disk_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is expected of a sweep."""
+
+    cells: tuple[CellPlan, ...]
+    workers: int
+
+    @property
+    def num_expected(self) -> float:
+        """Trials expected: a base, probes and a final scoring a cell."""
+        return sum(cell.num_probes + 2 for cell in self.cells)
+
+    @property
+    def max_trials(self) -> int:
+        """Trials at most, not counting second attempts."""
+        return sum(cell.max_probes + 2 for cell in self.cells)
+
+    @property
+    def device_s(self) -> float | None:
+        """Device-seconds expected, None where a cell's are unknown."""
+        known = [cell.device_s for cell in self.cells]
+        return None if None in known else sum(s for s in known if s is not None)
+
+    @property
+    def wall_s(self) -> float | None:
+        """Wall seconds expected with the workers asked for, None where unknown."""
+        lanes = min(self.workers, len(self.cells))
+        return None if self.device_s is None else self.device_s / lanes
+
+    @property
+    def disk_bytes(self) -> float:
+        """Bytes the store will grow by."""
+        return sum(cell.disk_bytes for cell in self.cells)
+
+
+def estimate(settings: Settings, store: Store) -> Estimate:
+    """Return what a sweep is expected to take; runs nothing."""
+    timings = _timings(store)
+    trained: set[tuple[str, str, str]] = set()
+    cells = []
+    for cell in settings.cells:
+        spec = find_decoder(cell.family, cell.scale)
+        found = existing_folder(cell, settings, store)
+        name = (cell.family, cell.scale, cell.encoder)
+        trains = found is None and name not in trained
+        trained.add(name)
+        num_probes = expected_num_probes(spec.num_layers)
+        seconds = _known_seconds(timings, cell) or _pocket_seconds(settings, cell)
+        device_s = None
+        if seconds is not None:
+            device_s = seconds["base"] + num_probes * seconds["probe"] + seconds["final"]
+            device_s += _train_seconds(settings, cell) if trains else 0.0
+        model_bytes = spec.num_params_billion * 1e9 * BYTES_A_WEIGHT
+        cells.append(
+            CellPlan(
+                cell=cell,
+                origin=found[1] if found else "to be trained",
+                num_layers=spec.num_layers,
+                num_probes=num_probes,
+                max_probes=max_num_probes(spec.num_layers),
+                device_s=device_s,
+                disk_bytes=model_bytes * (num_probes / 2 + trains),
+            )
+        )
+    return Estimate(cells=tuple(cells), workers=settings.workers)
+
+
+def table(expected: Estimate) -> Table:
+    """Return an estimate as a table for the terminal."""
+    shown = Table(title="Plan: nothing has been run", title_justify="left", caption_justify="left")
+    for heading in ("cell", "layers", "base", "heals expected", "at most", "device time", "disk"):
+        shown.add_column(heading, justify="left" if heading in ("cell", "base") else "right")
+    for cell in expected.cells:
+        shown.add_row(
+            cell.cell.name,
+            str(cell.num_layers),
+            cell.origin,
+            f"{cell.num_probes:.1f}",
+            str(cell.max_probes),
+            "never timed" if cell.device_s is None else clock(cell.device_s),
+            f"{cell.disk_bytes / 1e9:.2f} GB",
+        )
+    device, wall = ("never timed" if s is None else clock(s) for s in (expected.device_s, expected.wall_s))
+    shown.caption = (
+        f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} (a base, its heals and a final scoring "
+        f"a cell); device time {device}, wall time {wall} with {expected.workers} at a time; "
+        f"disk {expected.disk_bytes / 1e9:.2f} GB."
+    )
+    return shown
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _timings(store: Store) -> dict[tuple[str, str], list[float]]:
+    """Return the device-seconds of finished trials by scale and kind."""
+    timings: dict[tuple[str, str], list[float]] = {}
+    for record in store.records():
+        timings.setdefault((record["cell"]["scale"], record["kind"]), []).append(record["device_seconds"])
+    return timings
+
+
+def _known_seconds(timings: dict[tuple[str, str], list[float]], cell: Cell) -> dict[str, float] | None:
+    if not all((cell.scale, kind) in timings for kind in KINDS):
+        return None
+    return {kind: fmean(timings[cell.scale, kind]) for kind in KINDS}
+
+
+def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:
+    if cell.scale not in POCKET_STEP_S:
+        return None
+    score_s = POCKET_SCORE_S[cell.scale]
+    heal_s = settings.heal_recipe(cell).train.num_steps * POCKET_STEP_S[cell.scale]
+    return {"base": 3 * score_s, "probe": heal_s + score_s, "final": 2 * score_s}
+
+
+def _train_seconds(settings: Settings, cell: Cell) -> float:
+    recipe = settings.recipes().base_recipe(cell.scale)
+    stages: Iterable[int] = (stage.num_steps for stage in (recipe.text, recipe.speech) if stage is not None)
+    return 2 * sum(stages) * POCKET_STEP_S.get(cell.scale, 0.0)

@@ -1,0 +1,89 @@
+"""What a sweep is doing, as lines a person can follow: which trial, how far, what came of it, time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from slamlab.sweep.plan import Estimate, clock
+from slamlab.sweep.settings import Request
+from slamlab.training.base import Progress
+
+SAY_EVERY_S = 10.0
+VERDICT_STYLE = {"feasible": "green", "undecided": "yellow", "infeasible": "red"}
+
+
+class Watcher:
+    """Prints a line when a trial starts, stands somewhere new for a while, or ends.
+
+    Args:
+        console: Where lines go.
+        estimate: What is expected of the sweep, for the time left.
+    """
+
+    def __init__(self, console: Console, estimate: Estimate) -> None:
+        self._console, self._estimate = console, estimate
+        self._began_s = time.monotonic()
+        self._said_s: dict[Request, float] = {}
+        self._num_ended = 0
+
+    def started(self, request: Request) -> None:
+        """Say that a trial starts."""
+        again = " (second attempt)" if request.attempt > 1 else ""
+        self._said_s[request] = time.monotonic()
+        self._say(request, f"starts{again}")
+
+    def advanced(self, request: Request, progress: Progress) -> None:
+        """Say where a trial stands, at most every ten seconds."""
+        now = time.monotonic()
+        if now - self._said_s.get(request, 0.0) >= SAY_EVERY_S:
+            self._said_s[request] = now
+            loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
+            self._say(request, f"{progress.stage} {progress.step}/{progress.num_steps}{loss}")
+
+    def completed(self, request: Request, record: Mapping[str, Any]) -> None:
+        """Say what a trial found."""
+        if request.kind == "probe":
+            low, high = (f"{end:+.0%}" if end is not None else "unbounded" for end in record["ci95"])
+            change = record["relative_degradation"]
+            style = VERDICT_STYLE[record["verdict"]]
+            found = (
+                f"{_show(record['scores']['selection'])}, {'unbounded' if change is None else f'{change:+.0%}'} "
+                f"\\[{low}, {high}] -> [{style}]{record['verdict']}[/{style}]"
+            )
+        else:
+            found = ", ".join(f"{split} {_show(score)}" for split, score in record["scores"].items())
+        self._num_ended += 1
+        self._say(request, f"{found} ({record['wall_seconds']:.0f} s){self._left()}", markup=True)
+
+    def failed(self, request: Request, reason: str, details: str | None) -> None:
+        """Say why a trial failed."""
+        self._num_ended += request.attempt > 1
+        self._say(request, f"FAILED: {reason}")
+        if details:
+            self._console.print(details, style="dim", markup=False, highlight=False)
+
+    def _left(self) -> str:
+        """Return the time left, from the pace so far."""
+        remaining = self._estimate.num_expected - self._num_ended
+        if remaining <= 0:
+            return ""
+        pace_s = (time.monotonic() - self._began_s) / self._num_ended
+        return (
+            f"; {self._num_ended} of about {self._estimate.num_expected:.0f} trials, {clock(pace_s * remaining)} left"
+        )
+
+    def _say(self, request: Request, text: str, *, markup: bool = False) -> None:
+        what: str = request.kind
+        if request.depth:
+            what = f"{what} -{request.depth} at {request.start}"
+        head = f"[{clock(time.monotonic() - self._began_s)}] {request.cell.name}: {what}: "
+        self._console.print(escape(head) + (text if markup else escape(text)), highlight=False, soft_wrap=True)
+
+
+def _show(score: Mapping[str, Any]) -> str:
+    return f"WER {score['value']:.1%}" if score["metric"] == "wer" else f"BLEU {score['value']:.1f}"

@@ -1,0 +1,182 @@
+"""Ledger and store in, `results.json` out: what other tools, and our own reports, read of a sweep."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.ledger import Attempts
+from slamlab.zoo.profiles import as_json
+
+SCHEMA_VERSION = 1
+PACKAGES = (
+    "slamlab", "torch", "transformers", "peft", "deepspeed", "ray", "optuna", "datasets", "jiwer", "sacrebleu", "numpy",
+)  # fmt: skip
+ERROR_COUNTS = ("num_words", "insertions", "deletions", "substitutions", "num_empty_references", "num_empty_hypotheses")
+
+
+def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Iterable[str]) -> dict[str, Any]:
+    """Return what a sweep found, in the form of `results.json`.
+
+    Args:
+        campaign: The sweep.
+        command: How to run it again.
+        corpus_name: Name of the corpus.
+        problems: What was left out of the corpus, and why.
+    """
+    settings = campaign.settings
+    attempts = [
+        one for ledger in campaign.ledgers.values() for one in (*ledger.singles.values(), *ledger.probes.values())
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sweep": {
+            "name": settings.name,
+            "profile": settings.profile,
+            "tolerance": settings.tolerance,
+            "alpha": settings.alpha,
+            "seed": settings.seed,
+            "sampler": "bisect",
+            "convention": "a block of depth n starting at l is the layers l to l+n-1, counted from 0",
+            "heal": {cell.scale: as_json(settings.heal_recipe(cell)) for cell in settings.cells},
+            "corpus": {
+                "name": corpus_name,
+                "fingerprint": settings.corpus_fingerprint,
+                "problems": list(problems),
+            },
+            "command": command,
+            "commit": commit(),
+            "versions": versions(),
+            "num_trials": sum((one.record is not None) + len(one.reasons) for one in attempts),
+            "num_failed": sum(one.failed for one in attempts),
+        },
+        "cells": [_cell(campaign, cell) for cell in settings.cells],
+        "probes": [probe for cell in settings.cells for probe in _probes(campaign, cell)],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that numbers depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """Return the commit of the source tree, marked where files have changed since; `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
+    """Return the answer of one cell."""
+    ledger = campaign.ledgers[cell]
+    base, final = ledger.singles["base"], ledger.singles["final"]
+    if base.record is None:
+        reasons = "; then: ".join(base.reasons) or "not run"
+        return {**cell.as_dict(), "verdict": "failed" if base.failed else "none", "reason": reasons}
+    best = campaign.recommendation(cell)
+    probe = ledger.probes[best.depth, best.start].record if best.depth else None
+    pruned: dict[str, dict[str, Any]] = {}
+    if probe is not None:
+        pruned["selection"] = _pruned(campaign, cell, probe, "selection")
+        if final.record is not None:
+            pruned |= {split: _pruned(campaign, cell, final.record, split) for split in final.record["scores"]}
+    verdict, reason = best.verdict, None
+    if probe is not None and "test" not in pruned:
+        verdict, reason = "undecided", "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
+    elif probe is not None and pruned["test"]["verdict"] != "feasible":
+        # Chosen on the selection split; an honest second look disagrees, so nothing is promised.
+        verdict = "undecided"
+        reason = f"{best.verdict} on the selection split, {pruned['test']['verdict']} on the test split"
+    records = _records([base, final, *ledger.probes.values()])
+    answer = {
+        **cell.as_dict(),
+        "num_layers": base.record["num_layers"],
+        "max_depth": best.depth,
+        "start": best.start if best.depth else None,
+        "max_fraction": best.depth / base.record["num_layers"],
+        "verdict": verdict,
+        "metric": base.record["scores"]["test"]["metric"],
+        "baseline": _score(base.record["scores"]["test"]),
+        "pruned": pruned.get("test"),
+        "selection": {
+            "baseline": _score(base.record["scores"]["selection"]),
+            "pruned": pruned.get("selection"),
+        },
+        "test_voices": None,
+        "base": base.record["base"],
+        "num_parameters": {"base": base.record["num_parameters"], "pruned": probe and probe["num_parameters"]},
+        "map": base.record["map"],
+        "num_heals": sum(one.record is not None for one in ledger.probes.values()),
+        "device": base.record["device"],
+        "device_seconds": sum(record["device_seconds"] for record in records),
+        "wall_seconds": sum(record["wall_seconds"] for record in records),
+    }
+    if "test-voices" in base.record["scores"]:
+        answer["test_voices"] = {
+            "baseline": _score(base.record["scores"]["test-voices"]),
+            "pruned": pruned.get("test-voices"),
+        }
+    if reason:
+        answer["reason"] = reason
+    return answer
+
+
+def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return a pruned model's score on a split, compared with the base's."""
+    shown = _score(record["scores"][split]) | campaign.judge(cell, record, split)
+    if "checkpoint" in record:
+        shown["checkpoint"] = record["checkpoint"]
+    return shown
+
+
+def _score(score: dict[str, Any]) -> dict[str, Any]:
+    kept = ("value", "num_utterances", "signature", "hypotheses", *ERROR_COUNTS)
+    return {name: score[name] for name in kept if name in score}
+
+
+def _probes(campaign: Campaign, cell: Cell) -> list[dict[str, Any]]:
+    """Return every probe of a cell, by depth."""
+    probes = []
+    for (depth, start), attempts in sorted(campaign.ledgers[cell].probes.items()):
+        probe: dict[str, Any] = {
+            "cell": cell.as_dict(),
+            "start": start,
+            "depth": depth,
+            "rung": "full",
+            "split": "selection",
+            "status": "complete" if attempts.record else "failed",
+            "num_failed_attempts": len(attempts.reasons),
+        }
+        if attempts.reasons:
+            probe["reason"] = "; then: ".join(attempts.reasons)
+        if record := attempts.record:
+            names = ("value", "relative_degradation", "ci95", "p_within", "verdict", "fingerprint", "wall_seconds")
+            probe |= {name: record[name] for name in (*names, "device_seconds", "num_parameters")}
+            probe |= _score(record["scores"]["selection"]) | {"value": record["value"]}
+        probes.append(probe)
+    return probes
+
+
+def _records(attempts: Iterable[Attempts]) -> list[dict[str, Any]]:
+    return [one.record for one in attempts if one.record is not None]

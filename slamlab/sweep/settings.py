@@ -1,0 +1,129 @@
+"""What a sweep was asked to do, as plain data: made by a script, carried to every worker, kept in the records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from slamlab.errors import AssetError, OptionError
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.store import fingerprint
+from slamlab.zoo.profiles import PROFILES, HealRecipe, Profile, TrainRecipe
+
+TRIAL_REVISION = 1
+"""Raised when a change of this package changes what a trial computes: old records then no longer serve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One sweep.
+
+    Attributes:
+        name: Names the report's folder.
+        profile: `pocket` or `paper`: where every recipe comes from.
+        cells: The questions.
+        corpus: Name or manifest, as :func:`slamlab.zoo.corpora.open_corpus` takes it.
+        corpus_fingerprint: What the corpus was when the sweep began.
+        base: `auto` (shipped, else kept in the store, else trained), `train` (never the shipped one), or a folder.
+        tolerance: Largest relative degradation that is accepted.
+        alpha: A verdict holds with probability 1 - alpha.
+        seed: Seed of training, healing and resampling.
+        heal: Changes to the profile's healing recipe.
+        num_selection: Utterances that the search scores on, None for the profile's.
+        num_test: Utterances of the reported figures, None for the profile's.
+        store: Folder of the store.
+        workers: Trials at the same time.
+    """
+
+    name: str
+    profile: str
+    cells: tuple[Cell, ...]
+    corpus: str
+    corpus_fingerprint: str
+    store: Path
+    base: str = "auto"
+    tolerance: float = 0.25
+    alpha: float = 0.05
+    seed: int = 0
+    heal: Mapping[str, Any]
+    num_selection: int
+    num_test: int
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise OptionError("the tolerance is 0 or more", self.tolerance, "pass for example --tolerance 0.25")
+        if not 0 < self.alpha < 0.5:
+            raise OptionError("alpha lies between 0 and 0.5", self.alpha, "pass for example --alpha 0.05")
+        if self.num_selection < 2 or self.num_test < 2:
+            raise OptionError(
+                "at least 2 utterances are scored", min(self.num_selection, self.num_test), "ask for more"
+            )
+        if self.workers < 1:
+            raise OptionError("at least 1 trial runs at a time", self.workers, "pass --workers 1 or more")
+        if self.base not in ("auto", "train") and not Path(self.base).is_dir():
+            raise AssetError("--base is auto, train, or a folder", self.base, "give a folder that slamlab wrote")
+        for cell in self.cells:
+            self.heal_recipe(cell)
+
+    def recipes(self) -> Profile:
+        """Return the profile."""
+        return PROFILES[self.profile]
+
+    def heal_recipe(self, cell: Cell) -> HealRecipe:
+        """Return how the probes of a cell are healed: the profile's recipe with this sweep's changes."""
+        recipe = asdict(self.recipes().heal_recipe(cell.scale))
+        train = recipe.pop("train")
+        for name, value in self.heal.items():
+            (train if name in train else recipe)[name] = value
+        return HealRecipe(train=TrainRecipe(**train), **recipe)
+
+    def question(self, cell: Cell) -> str:
+        """Return the fingerprint of what a cell's study asks: equal means the same study goes on."""
+        return fingerprint(
+            {
+                "revision": TRIAL_REVISION,
+                "cell": cell.as_dict(),
+                "corpus": self.corpus_fingerprint,
+                "base": self.base if self.base in ("auto", "train") else str(Path(self.base).absolute()),
+                "tolerance": self.tolerance,
+                "alpha": self.alpha,
+                "seed": self.seed,
+                "heal": asdict(self.heal_recipe(cell)),
+                "selection": self.num_selection,
+                "test": self.num_test,
+                "profile": self.profile,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One trial of a sweep, as the searcher hands it to a worker.
+
+    Attributes:
+        kind: `base` scores the unpruned model and maps its redundancy; `probe` removes a block, heals, and scores on
+            the selection split; `final` scores a probe's model on the splits that are reported.
+        cell: The cell.
+        start: First layer removed, for a probe or final.
+        depth: Layers removed.
+        attempt: 1, or 2 after a failure.
+    """
+
+    kind: Literal["base", "probe", "final"]
+    cell: Cell
+    start: int = 0
+    depth: int = 0
+    attempt: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the request as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Request:
+        """Return the request that :meth:`as_dict` gave."""
+        return cls(**{**data, "cell": Cell(**data["cell"])})
