@@ -1,0 +1,69 @@
+"""The answer of a sweep in sentences, for readers who read nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slamlab.report.results import CELL_VERDICTS, cell_verdict
+from slamlab.report.tables import NBSP, Badge, decoder_name, interval, percent, question_name
+
+
+def cell_answer(cell: Mapping[str, Any], num_probes: int, tolerance: float) -> str:
+    """Return the answer for one cell as a sentence.
+
+    Args:
+        cell: The record.
+        num_probes: Blocks that were tried.
+        tolerance: Largest relative degradation accepted, a fraction.
+    """
+    name, question = decoder_name(cell), question_name(cell)
+    if cell_verdict(cell) == "failed":
+        reason = str(cell.get("reason") or "no reason was recorded").rstrip(".")
+        return f"There is no answer for the {name} decoder in {question}: {reason}."
+    if cell["verdict"] == "none":
+        tried = "1 block was" if num_probes == 1 else f"{num_probes} blocks were"
+        return (
+            f"The {name} decoder can lose no block of layers for {question} within the tolerance of "
+            f"{percent(tolerance)}: {tried} tried."
+        )
+    block = f"{cell['max_depth']} of {cell['num_layers']} layers ({percent(cell['max_fraction'])})"
+    pruned, cost = cell.get("pruned"), _cost(cell)
+    if cell["verdict"] == "undecided":
+        why = cell.get("reason") or "the evidence does not settle on which side of the tolerance it lies"
+        return f"It is undecided whether the {name} decoder can lose {block} for {question}{cost}: {why.rstrip('.')}."
+    sentence = f"The {name} decoder can lose {block} for {question}{cost}."
+    if pruned and (pruned["relative_degradation"] is None or pruned["relative_degradation"] > tolerance):
+        sentence += f" On the test split that is beyond the tolerance of {percent(tolerance)}."
+    return sentence
+
+
+def _cost(cell: Mapping[str, Any]) -> str:
+    """Return what the block costs on the test split, as a clause; nothing where it was not scored there."""
+    pruned = cell.get("pruned")
+    if pruned is None:
+        return ""
+    n = f"n{NBSP}={NBSP}{cell['baseline']['num_utterances']}"
+    if pruned["relative_degradation"] is None:
+        return f", where {cell['metric'].upper()} was perfect before and no longer is ({n})"
+    cost, ends = percent(pruned["relative_degradation"], sign=True), interval(pruned["ci95"])
+    # A sign alone would mislead for BLEU, where more is better.
+    change = f"{cost} WER {ends}" if cell["metric"] == "wer" else f"a BLEU loss of {cost} {ends}"
+    return f", at {change} relative to the unpruned model ({n})"
+
+
+def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> str:
+    """Return the sentence of the most prunable cell: feasible before undecided before none before failed."""
+    if not cells:
+        return "This sweep has no cells."
+    order = {verdict: -i for i, verdict in enumerate(CELL_VERDICTS)}
+    # max() keeps the first of equals, so that the order of the records decides.
+    best = max(range(len(cells)), key=lambda i: (order[cell_verdict(cells[i])], cells[i].get("max_fraction") or 0))
+    return answers[best]
+
+
+def verdict_counts(cells: Sequence[Mapping[str, Any]]) -> list[tuple[Badge, int]]:
+    """Return how many cells ended with each verdict, without the verdicts that none has."""
+    counts = Counter(cell_verdict(cell) for cell in cells)
+    return [(Badge(verdict), counts[verdict]) for verdict in CELL_VERDICTS if counts[verdict]]

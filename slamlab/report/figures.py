@@ -1,0 +1,206 @@
+"""The two figures of a cell, as SVG and PNG with the same bytes every time.
+
+Degradation against the fraction removed follows Figure 2, the angular-distance map Figure 1 of "Measuring the
+Redundancy of Decoder Layers in SpeechLLMs" (Moumen, Sun, Woodland; arXiv 2603.05121). Colours are Okabe and Ito's and
+cividis; every verdict has a marker of its own. Figures carry no names, so that no text of a user meets mathtext.
+
+Shape legend: L layers of the unpruned decoder.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import offset_copy
+
+BLUE, ORANGE, VERMILLION, INK, GREY = "#0072B2", "#E69F00", "#D55E00", "#1B1F24", "#6B7280"
+MARKERS: dict[str, dict[str, Any]] = {
+    "feasible": {"marker": "o", "color": BLUE, "markersize": 7},
+    "undecided": {"marker": "D", "color": ORANGE, "markersize": 7, "markerfacecolor": "white", "markeredgewidth": 1.8},
+    "infeasible": {"marker": "X", "color": VERMILLION, "markersize": 8},
+}
+LINEAR_UP_TO = 1.0
+"""Largest relative degradation drawn to scale, unless the tolerance asks for more; worse probes stand at the edge."""
+STYLE = {
+    "figure.figsize": (4.7, 3.6),
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 9.5,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "slamlab",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A figure in both formats."""
+
+    svg: bytes
+    png: bytes
+
+    def inline(self, prefix: str) -> str:
+        """Return the SVG for use inside a page: no XML head, and ids that are unique under a prefix."""
+        text = self.svg.decode()
+        text = text[text.index("<svg") :]
+        text = re.sub(r'\bid="', f'id="{prefix}-', text)
+        text = re.sub(r'href="#', f'href="#{prefix}-', text)
+        return re.sub(r"url\(#", f"url(#{prefix}-", text)
+
+
+def draw_degradation(
+    probes: Sequence[Mapping[str, Any]], num_layers: int, tolerance: float, chosen: Mapping[str, Any] | None
+) -> Image:
+    """Draw relative degradation against the fraction of layers removed.
+
+    Args:
+        probes: Probes of one cell, complete or failed.
+        num_layers: L.
+        tolerance: Largest relative degradation accepted, a fraction.
+        chosen: `depth`, `relative_degradation` and `ci95` of the chosen block on the test split, None without one.
+    """
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        complete = [probe for probe in probes if probe["status"] == "complete"]
+        points = [*complete, *([chosen] if chosen else [])]
+        known = [end for point in points for end in (point["relative_degradation"], *point["ci95"]) if end is not None]
+        cap = max(LINEAR_UP_TO, 2 * tolerance)
+        top = 1.12 * min(max([*known, 1.6 * tolerance, 0.05]), cap)
+        bottom = max(min([*known, -0.1 * top]) * 1.12, -cap)
+        axes.set(xlim=(-0.03, max((point["depth"] / num_layers for point in [*probes, *points]), default=0) + 0.08))
+        axes.set_ylim(bottom, top)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.axhspan(bottom, tolerance, color=BLUE, alpha=0.06, linewidth=0)
+        named = f"tolerance {100 * tolerance:g} %"
+        axes.axhline(tolerance, color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=named)
+        axes.plot(0, 0, marker="s", color=GREY, markersize=6, linestyle="", label="unpruned")
+        for verdict, look in MARKERS.items():
+            judged = [probe for probe in complete if probe["verdict"] == verdict]
+            _draw_points(figure, axes, judged, num_layers, {**look, "label": verdict})
+        if failed := [probe["depth"] / num_layers for probe in probes if probe["status"] == "failed"]:
+            edge = axes.get_xaxis_transform()
+            axes.plot(failed, [0.04] * len(failed), "|", color=GREY, markersize=11, transform=edge, label="failed")
+        if chosen:
+            look = {"marker": "*", "color": INK, "markersize": 11, "label": "chosen, on test"}
+            _draw_points(figure, axes, [chosen], num_layers, look, aside_points=9)
+        axes.set_xlabel("layers removed")
+        axes.set_ylabel("relative degradation")
+        axes.xaxis.set_major_formatter(FuncFormatter(_as_percent))
+        axes.yaxis.set_major_formatter(FuncFormatter(_as_percent))
+        figure.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1.2)
+
+    return _render(draw)
+
+
+def draw_map(distance: np.ndarray, start: int | None, depth: int) -> Image:
+    """Draw the angular distance of every block, with the chosen one marked.
+
+    Args:
+        distance: Array [L+1, L+1]; entry [l, l+n] belongs to the block of n layers that starts at l.
+        start: First layer of the chosen block, None where no block was chosen.
+        depth: Its number of layers.
+    """
+    num_layers = len(distance) - 1
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        shown = np.full((num_layers, num_layers), np.nan)  # [depth - 1, start]
+        for n in range(1, num_layers + 1):
+            shown[n - 1, : num_layers - n + 1] = np.diagonal(distance, n)
+        edges = np.arange(num_layers + 1) - 0.5
+        mesh = axes.pcolormesh(
+            edges,
+            edges + 1,
+            np.ma.masked_invalid(shown),
+            cmap=matplotlib.colormaps["cividis"].resampled(32),
+            edgecolors="white",
+            linewidth=0.4,
+        )
+        least = [int(np.nanargmin(row)) for row in shown if np.isfinite(row).any()]
+        axes.plot(
+            least,
+            range(1, len(least) + 1),
+            ".",
+            color="white",
+            markersize=5,
+            markeredgecolor=INK,
+            markeredgewidth=0.4,
+            label="least distance of each depth",
+        )
+        if start is not None and depth > 0:
+            square = Rectangle(
+                (start - 0.5, depth - 0.5), 1, 1, fill=False, edgecolor=VERMILLION, linewidth=2.4, label="chosen block"
+            )
+            axes.add_patch(square).set_clip_on(False)
+        axes.set_xlabel("first layer of the block")
+        axes.set_ylabel("layers in the block")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+        bar = figure.colorbar(mesh, ax=axes, label="angular distance", aspect=26, pad=0.02)
+        bar.outline.set_visible(False)
+        figure.legend(loc="outside lower center", ncols=2, handletextpad=0.4, columnspacing=1.2)
+
+    return _render(draw)
+
+
+def _draw_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[Mapping[str, Any]],
+    num_layers: int,
+    look: Mapping[str, Any],
+    aside_points: float = 0,
+) -> None:
+    """Draw points with their intervals; those above the axis stand at its edge with their value."""
+    if not points:
+        return
+    bottom, top = axes.get_ylim()
+    aside = offset_copy(axes.transData, fig=figure, x=aside_points, units="points")
+    edge = top - 0.05 * (top - bottom)
+    x = [point["depth"] / num_layers for point in points]
+    values = [point["relative_degradation"] for point in points]
+    axes.plot(x, [edge if v is None else min(v, edge) for v in values], linestyle="", transform=aside, **look)
+    for at, point, value in zip(x, points, values, strict=True):
+        low, high = point["ci95"]
+        ends = (bottom if low is None else low, top if high is None else high)
+        axes.plot([at, at], ends, color=look["color"], linewidth=1.4, solid_capstyle="butt", transform=aside, zorder=1)
+        if value is None or value > edge:
+            text = "↑ unbounded" if value is None else f"↑ {100 * value:+.0f} %"
+            place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
+            axes.annotate(text, (at, edge), (aside_points - 8, 0), color=INK, fontsize=8.5, **place)
+
+
+def _render(draw: Callable[[Figure, Axes], None]) -> Image:
+    """Draw on fresh axes in a fixed style, whatever the user's matplotlibrc says, and write both formats."""
+    with style.context(["default", STYLE]):
+        figure = Figure()
+        draw(figure, figure.add_subplot())
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+    return Image(svg=svg.getvalue(), png=png.getvalue())
+
+
+def _as_percent(fraction: float, _position: int | None) -> str:
+    return f"{100 * fraction:.0f} %".replace("-", "−")

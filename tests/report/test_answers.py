@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import copy
+
+from slamlab.report.answers import cell_answer, headline, verdict_counts
+from slamlab.report.tables import NBSP
+
+
+def test_each_verdict_has_its_sentence(sweep) -> None:
+    feasible, undecided, none, failed = (cell_answer(cell, 2, 0.25).replace(NBSP, " ") for cell in sweep[0]["cells"])
+    assert feasible == (
+        "The qwen mini decoder can lose 4 of 12 layers (33.3 %) for English speech recognition, at +15.5 % WER "
+        "[+2.1, +24.8] relative to the unpruned model (n = 300)."
+    )
+    assert undecided.startswith("It is undecided whether the qwen mini decoder can lose 3 of 12 layers (25.0 %)")
+    assert "at a BLEU loss of +9.1 % [−3.1, +27.2] relative" in undecided
+    assert none.endswith("within the tolerance of 25.0 %: 2 blocks were tried.")
+    assert failed == (
+        "There is no answer for the llama mini decoder in English speech recognition: "
+        "the base's loss became NaN at step 812."
+    )
+
+
+def test_a_feasible_block_that_fails_on_test_is_said_to(sweep) -> None:
+    cell = copy.deepcopy(sweep[0]["cells"][0])
+    assert "beyond" not in cell_answer(cell, 4, 0.25)
+    cell["pruned"]["relative_degradation"] = 0.2501
+    assert "On the test split that is beyond the tolerance" in cell_answer(cell, 4, 0.25)
+    cell["pruned"]["relative_degradation"] = None
+    assert "WER was perfect before" in cell_answer(cell, 4, 0.25) and "beyond" in cell_answer(cell, 4, 0.25)
+
+
+def test_an_undecided_cell_says_why(sweep) -> None:
+    cell = {**sweep[0]["cells"][1], "pruned": None, "reason": "not scored on the test split: out of memory."}
+    assert cell_answer(cell, 4, 0.25).endswith("speech translation: not scored on the test split: out of memory.")
+    assert cell_answer({**cell, "reason": None}, 4, 0.25).endswith("on which side of the tolerance it lies.")
+
+
+def test_a_cell_that_was_not_run_has_no_answer(sweep) -> None:
+    cell = {**sweep[0]["cells"][3], "verdict": "none", "reason": "not run"}
+    assert cell_answer(cell, 0, 0.25).endswith("English speech recognition: not run.")
+    assert [badge.verdict for badge, _ in verdict_counts([cell])] == ["failed"]
+
+
+def test_the_headline_is_the_most_prunable_feasible_cell(sweep) -> None:
+    cells = sweep[0]["cells"]
+    deeper = {**cells[0], "max_fraction": 0.5}
+    undecided = {**cells[1], "max_fraction": 0.9}
+    assert headline([cells[3], undecided, cells[0], deeper], list("abcd")) == "d"
+    assert headline([cells[3], cells[2]], list("ab")) == "b"
+    assert headline([], []) == "This sweep has no cells."
+
+
+def test_verdicts_are_counted(sweep) -> None:
+    counts = verdict_counts([*sweep[0]["cells"], sweep[0]["cells"][0]])
+    assert [(badge.verdict, number) for badge, number in counts] == [
+        ("feasible", 2),
+        ("undecided", 1),
+        ("none", 1),
+        ("failed", 1),
+    ]

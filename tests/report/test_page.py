@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slamlab.errors import DataError, StoreError
+from slamlab.report.page import code_markdown, escape_markdown, render
+from slamlab.report.results import write_results
+
+ROOT = Path(__file__).parents[2]
+Sweep = tuple[dict[str, Any], Path]
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would see: tags, ids, links, and text outside drawings and style."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+        if tag not in ("meta", "link", "br", "use", "path", "rect", "image"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"svg", "style", "title"} & set(self.open):
+            self.text += data
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _rendered(sweep: Sweep, out: Path) -> tuple[_Page, str]:
+    render(*sweep, out)
+    return _Page((out / "index.html").read_text(encoding="utf-8")), (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_same_records_same_bytes(sweep: Sweep, tmp_path: Path) -> None:
+    render(*sweep, tmp_path / "a")
+    shutil.move(sweep[1], tmp_path / "moved")
+    (tmp_path / "b" / "figures").mkdir(parents=True)
+    (tmp_path / "b" / "figures" / "99-of-earlier-records.png").write_bytes(b"")
+    render(json.loads(json.dumps(sweep[0])), tmp_path / "moved", tmp_path / "b")
+    first = _files(tmp_path / "a")
+    assert first == _files(tmp_path / "b")
+    assert sorted(first)[-2:] == ["index.html", "report.md"]
+    assert len(first) == 2 + 2 * 2 * 3  # both formats of both figures of the three cells that have an answer
+
+
+def test_the_first_screen_has_the_answer(sweep: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(sweep, tmp_path / "out")
+    answer = "The qwen mini decoder can lose 4 of 12 layers (33.3\u00a0%) for English speech recognition"
+    assert answer in page.text and answer in markdown
+    assert page.text.index(answer) < page.text.index("Every cell") < page.text.index("Evidence")
+    for verdict in ("●\u00a0feasible", "◇\u00a0undecided", "✕\u00a0no block found", "!\u00a0failed"):
+        assert verdict in page.text and verdict in markdown
+
+
+def test_hostile_text_stays_text(sweep: Sweep, tmp_path: Path) -> None:
+    sweep[0]["sweep"]["name"] = "</title><script>alert('name')</script>"
+    sweep[0]["cells"][3]["reason"] = "<img src=x onerror=alert(1)> | [a](javascript:b)"
+    sweep[0]["cells"][3]["encoder"] = "../../$evil$/<b>"
+    page, markdown = _rendered(sweep, tmp_path / "out")
+    assert not {"script", "img", "b"} & set(page.tags)
+    assert "<script>alert('said')</script>" in page.text  # as text: the sample of the worst utterance or the best
+    assert not re.search(r"<(script|img|b)\b", markdown)
+    assert "\\[a\\](javascript:b)" in markdown
+    columns = [row.count("|") - row.count("\\|") for row in markdown.splitlines() if row.startswith("| 0000-voice")]
+    assert columns and set(columns) == {6}
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.png")} == {"figures"}
+
+
+def test_the_page_needs_no_network_and_no_script(sweep: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(sweep, tmp_path / "out")
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    own = {f"#{name}" for name in page.ids}
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link in own or link == "results.json" or (tmp_path / "out" / link).is_file()
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown):
+        assert (tmp_path / "out" / path.replace("\\", "")).is_file()
+
+
+def test_every_number_comes_from_the_records(sweep: Sweep, tmp_path: Path) -> None:
+    before, _ = _rendered(sweep, tmp_path / "a")
+    results = sweep[0]
+    results["cells"][0]["baseline"]["value"] = 0.77123
+    results["cells"][0]["pruned"]["ci95"] = [0.0111, 0.9222]
+    results["cells"][1]["test_voices"] = {"baseline": {**results["cells"][1]["baseline"], "num_utterances": 7654}}
+    results["probes"][0]["p_within"] = 0.8761
+    results["sweep"] |= {"num_failed": 4321, "seed": 9876, "tolerance": 0.444, "hardware": "8 x H999"}
+    after, markdown = _rendered(sweep, tmp_path / "b")
+    for number in ("77.12\u00a0%", "+92.2", "7654", "0.876", "4321", "9876", "44.4\u00a0%", "8 x H999"):
+        assert number not in before.text
+        assert number in after.text and number in markdown
+    for cell in results["cells"][:3]:
+        assert cell["baseline"]["signature"] in after.text and cell["baseline"]["signature"] in markdown
+
+
+def test_missing_files_are_said_to_be_missing(sweep: Sweep, tmp_path: Path) -> None:
+    results, store = sweep
+    (store / results["cells"][0]["pruned"]["hypotheses"]).unlink()
+    (store / results["cells"][1]["baseline"]["hypotheses"]).write_text("{")
+    (store / results["cells"][0]["map"]).write_bytes(b"PK damaged")
+    np.savez(store / results["cells"][1]["map"], distance=np.zeros((3, 3)))
+    del results["cells"][2]["map"]
+    page, _ = _rendered(sweep, tmp_path / "out")
+    assert "Pruned model: hypotheses not in this store" in page.text
+    assert "Unpruned model: hypotheses not in this store" in page.text
+    assert page.text.count("The angular-distance map is not in this store") == 2
+    assert "The records name no angular-distance map." in page.text
+    _, markdown = _rendered((results, tmp_path / "no-store"), tmp_path / "bare")
+    assert markdown.count("Unpruned model: hypotheses not in this store") == 3
+    assert "33.3\u00a0%" in markdown
+
+
+def test_an_empty_sweep_has_a_report(sweep: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(({**sweep[0], "cells": [], "probes": []}, sweep[1]), tmp_path)
+    assert "This sweep has no cells." in page.text and "No probe was tried." in markdown
+
+
+def test_a_sweep_cut_short_has_a_report(sweep: Sweep, tmp_path: Path) -> None:
+    sweep[0]["cells"][3] |= {"verdict": "none", "reason": "not run"}
+    sweep[0]["cells"][0] |= {"pruned": None, "verdict": "undecided", "reason": "not scored on the test split: not run"}
+    page, markdown = _rendered(sweep, tmp_path)
+    assert "English speech recognition: not run." in page.text and "English speech recognition: not run." in markdown
+    assert page.text.count("not scored on the test split: not run.") >= 1
+
+
+def test_a_probe_of_an_unknown_cell_is_listed(sweep: Sweep, tmp_path: Path) -> None:
+    page, _ = _rendered(({**sweep[0], "cells": []}, sweep[1]), tmp_path)
+    assert page.text.count("qwen mini · whisper-base") >= len(sweep[0]["probes"])
+
+
+def test_broken_records_and_folders_are_refused(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        render({"schema_version": 1}, sweep[1], tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        render(*sweep, tmp_path / "file")
+
+
+def test_markdown_escapes() -> None:
+    assert escape_markdown("a|b\r\n*c* <i> & `d`\\") == "a\\|b \\*c\\* &lt;i&gt; &amp; \\`d\\`\\\\"
+    assert code_markdown("a ``b") == "``` a ``b ```"
+    assert code_markdown("run --x *") == "`run --x *`"
+
+
+def _script(*arguments: str | Path, block: bool = False) -> subprocess.CompletedProcess[str]:
+    start = "import sys, runpy\n"
+    if block:
+        start += "sys.modules.update(dict.fromkeys(['torch', 'ray', 'deepspeed', 'transformers', 'optuna']))\n"
+    start += f"sys.argv[0] = 'report.py'; runpy.run_path({str(ROOT / 'sweeps' / 'report.py')!r}, run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"},
+    )
+
+
+def test_the_script_renders_without_torch_and_ray(sweep: Sweep, tmp_path: Path) -> None:
+    render(*sweep, tmp_path / "expected")
+    write_results(sweep[0], tmp_path / "report")
+    done = _script(tmp_path / "report", "--store", sweep[1], block=True)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "report" / "index.html") in done.stdout
+    made = _files(tmp_path / "report")
+    del made["results.json"]
+    assert made == _files(tmp_path / "expected")
+
+
+def test_the_script_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+    done = _script(tmp_path, block=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_the_script_explains_itself() -> None:
+    done = _script("--help")
+    assert done.returncode == 0
+    assert "--store" in done.stdout and "results.json" in done.stdout and "Example" in done.stdout

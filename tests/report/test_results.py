@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slamlab.errors import DataError, StoreError
+from slamlab.report.results import read_results, write_results
+
+Sweep = tuple[dict[str, Any], Path]
+
+
+def test_what_is_written_is_read(sweep: Sweep, tmp_path: Path) -> None:
+    path = write_results(sweep[0], tmp_path / "report")
+    assert read_results(tmp_path / "report") == sweep[0] == read_results(path)
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_the_bytes_do_not_depend_on_the_order_of_keys(sweep: Sweep, tmp_path: Path) -> None:
+    first = write_results(sweep[0], tmp_path / "a").read_bytes()
+    turned = dict(reversed(sweep[0].items()))
+    assert write_results(turned, tmp_path / "b").read_bytes() == first
+    assert b'\n  "cells"' in first and first.endswith(b"}\n")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_no_file_holds_nan_or_infinity(sweep: Sweep, tmp_path: Path, number: float) -> None:
+    results = copy.deepcopy(sweep[0])
+    results["cells"][0]["pruned"]["ci95"][1] = number
+    with pytest.raises(DataError, match=r"cells\[0\]\.pruned\.ci95\[1\] is a finite number"):
+        write_results(results, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(DataError, match="finite"):
+        read_results(tmp_path)
+
+
+def _without(*path: str | int) -> Any:
+    def change(results: Any) -> None:
+        for step in path[:-1]:
+            results = results[step]
+        del results[path[-1]]
+
+    return change
+
+
+def _with(value: Any, *path: str | int) -> Any:
+    def change(results: Any) -> None:
+        for step in path[:-1]:
+            results = results[step]
+        results[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("probes"), "probes is given"),
+        (_with(2, "schema_version"), "schema version 1, got 2"),
+        (_without("sweep", "seed"), r"sweep\.seed is given"),
+        (_with(-0.1, "sweep", "tolerance"), r"sweep\.tolerance is 0 or more"),
+        (_with("yes", "cells", 0, "verdict"), r"cells\[0\]\.verdict is one of feasible"),
+        (_with(True, "cells", 0, "max_depth"), r"cells\[0\]\.max_depth is a number"),
+        (_with("5 %", "cells", 1, "baseline", "value"), r"cells\[1\]\.baseline\.value is a number"),
+        (_with(10, "cells", 0, "start"), "a block inside 12 layers, got start 10, depth 4"),
+        (_with([0.1], "cells", 0, "test_voices", "pruned", "ci95"), r"test_voices\.pruned\.ci95 is \[low, high\]"),
+        (_without("cells", 0, "baseline"), r"cells\[0\]\.baseline is given"),
+        (_with("none", "cells", 0, "pruned", "verdict"), r"cells\[0\]\.pruned\.verdict is one of"),
+        (_with("feasable", "probes", 0, "verdict"), r"probes\[0\]\.verdict is one of"),
+        (_with(None, "probes", 1, "cell"), r"probes\[1\]\.cell is an object"),
+    ],
+)
+def test_a_wrong_record_is_named_by_its_path(sweep: Sweep, tmp_path: Path, change: Any, message: str) -> None:
+    change(sweep[0])
+    (tmp_path / "results.json").write_text(json.dumps(sweep[0]))
+    with pytest.raises(DataError, match=message):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
+def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(DataError):
+        read_results(tmp_path)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        read_results(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        write_results(sweep[0], tmp_path / "file" / "report")
