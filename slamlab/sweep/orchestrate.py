@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 # Before Ray is imported, which reads them then. No result files a trial beside our records; no `uv run` in workers.
@@ -62,12 +63,12 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
         OptionError: The cluster has too few CPUs or GPUs for one trial.
     """
     settings, profile = campaign.settings, campaign.settings.recipes()
-    resources = {"cpu": profile.cpus_per_trial, "gpu": profile.gpus_per_trial}
+    resources: dict[str, float] = {"cpu": profile.cpus_per_trial, "gpu": profile.gpus_per_trial}
     available = ray.cluster_resources()
     for name, needed in resources.items():
         if available.get(name.upper(), 0) < needed:
             raise OptionError(
-                f"a trial of the profile {profile.name} takes {needed} {name.upper()}",
+                f"a trial of the profile {profile.name} takes {needed:g} {name.upper()}",
                 f"{available.get(name.upper(), 0):g} in the cluster",
                 "add nodes, or pass --profile pocket",
             )
@@ -78,15 +79,35 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
             num_samples=-1,
             max_concurrent_trials=settings.workers,
             reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=settings.name,
             storage_path=str(campaign.store.root / "ray"),
             verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     tuner.fit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended: with a record, or for a reason. An object, since Tune flattens the dictionaries it passes on.
+
+    Attributes:
+        record: What the trial found.
+        reason: Why there is no record, in a sentence.
+        details: The traceback of what nobody foresaw.
+    """
+
+    record: dict[str, Any] | None = None
+    reason: str = ""
+    details: str = ""
+
+
+WORKER_LOST = Outcome(reason="the worker died (out of memory, or its node was lost)")
 
 
 class TrialRunner(tune.Trainable):
@@ -119,13 +140,13 @@ class TrialRunner(tune.Trainable):
             while time.monotonic() < until:
                 progress = next(self._steps)
         except StopIteration as end:
-            return {"done": True, "record": end.value}
+            return {"done": True, "outcome": Outcome(record=end.value)}
         except SlamlabError as error:
-            return {"done": True, "reason": str(error)}
+            return {"done": True, "outcome": Outcome(reason=str(error))}
         except Exception as error:
             # One bad cell never stops the others: whatever went wrong is this trial's failure, told in full.
-            self._steps.close()
-            return {"done": True, "reason": f"{type(error).__name__}: {error}", "details": traceback.format_exc()}
+            reason = f"{type(error).__name__}: {error}"
+            return {"done": True, "outcome": Outcome(reason=reason, details=traceback.format_exc())}
         return {"done": False, "progress": progress}
 
     def cleanup(self) -> None:
@@ -144,7 +165,7 @@ class CampaignSearcher(Searcher):
         self._campaign, self._watcher = campaign, watcher
         self._requests: dict[str, Request] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the configuration of a trial to start, None to be asked later, or that the search is over."""
         request = self._campaign.next()
         if request is None:
@@ -164,12 +185,16 @@ class CampaignSearcher(Searcher):
         request = self._requests.pop(trial_id, None)
         if request is None:
             return
-        if result and "record" in result:
-            self._watcher.completed(request, self._campaign.complete(request, result["record"]))
-            return
-        reason = (result or {}).get("reason") or "the worker died (out of memory, or its node was lost)"
-        self._campaign.fail(request, reason)
-        self._watcher.failed(request, reason, (result or {}).get("details"))
+        outcome = (result or {}).get("outcome", WORKER_LOST)
+        if outcome.record is not None:
+            self._watcher.completed(request, self._campaign.complete(request, outcome.record))
+        else:
+            self._campaign.fail(request, outcome.reason)
+            self._watcher.failed(request, outcome.reason, outcome.details)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Tune's own checkpoints nothing: they are never read."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the ledger has it."""

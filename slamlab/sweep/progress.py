@@ -60,7 +60,7 @@ class Watcher:
         self._num_ended += 1
         self._say(request, f"{found} ({record['wall_seconds']:.0f} s){self._left()}", markup=True)
 
-    def failed(self, request: Request, reason: str, details: str | None) -> None:
+    def failed(self, request: Request, reason: str, details: str) -> None:
         """Say why a trial failed."""
         self._num_ended += request.attempt > 1
         self._say(request, f"FAILED: {reason}")

@@ -8,16 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from slamlab.report.results import SCHEMA_VERSION
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.ledger import Attempts
 from slamlab.zoo.profiles import as_json
 
-SCHEMA_VERSION = 1
 PACKAGES = (
     "slamlab", "torch", "transformers", "peft", "deepspeed", "ray", "optuna", "datasets", "jiwer", "sacrebleu", "numpy",
 )  # fmt: skip
-ERROR_COUNTS = ("num_words", "insertions", "deletions", "substitutions", "num_empty_references", "num_empty_hypotheses")
+COUNTS = (
+    "num_words", "insertions", "deletions", "substitutions",
+    "num_empty_references", "num_empty_hypotheses", "num_loops", "num_capped",
+)  # fmt: skip
 
 
 def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Iterable[str]) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     base, final = ledger.singles["base"], ledger.singles["final"]
     if base.record is None:
         reasons = "; then: ".join(base.reasons) or "not run"
-        return {**cell.as_dict(), "verdict": "failed" if base.failed else "none", "reason": reasons}
+        return {**cell.as_dict(), "verdict": "failed", "reason": reasons}
     best = campaign.recommendation(cell)
     probe = ledger.probes[best.depth, best.start].record if best.depth else None
     pruned: dict[str, dict[str, Any]] = {}
@@ -151,7 +154,7 @@ def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) 
 
 
 def _score(score: dict[str, Any]) -> dict[str, Any]:
-    kept = ("value", "num_utterances", "signature", "hypotheses", *ERROR_COUNTS)
+    kept = ("value", "num_utterances", "signature", "hypotheses", *COUNTS)
     return {name: score[name] for name in kept if name in score}
 
 

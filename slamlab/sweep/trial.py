@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import SPLITS, Corpus, Utterance
 from slamlab.model import surgery
-from slamlab.model.decode import generate
+from slamlab.model.decode import LOOP_REPEATS, LOOP_TOKENS, generate
 from slamlab.model.redundancy import AngularDistance
 from slamlab.model.slam import SlamModel, load, prompt_text
 from slamlab.model.surgery import LayerBlock
@@ -162,7 +163,12 @@ class Bench:
             "encoder": self.features(cell.encoder).fingerprint,
             "corpus": self.corpus.fingerprint,
             "num_selection": self.settings.num_selection,
-            "decode": {"tokens_per_s": self.profile.decode_tokens_per_s, "spare": SPARE_TOKENS, "greedy": True},
+            "decode": {
+                "greedy": True,
+                "tokens_per_s": self.profile.decode_tokens_per_s,
+                "spare_tokens": SPARE_TOKENS,
+                "loop": [LOOP_REPEATS, LOOP_TOKENS],
+            },
         }
 
     def _base_facts(self, cell: Cell, base: Base) -> dict[str, Any]:
@@ -230,7 +236,7 @@ class Bench:
 
     def _score(self, model: SlamModel, cell: Cell, utterances: list[Utterance], stage: str) -> Steps:
         """Decode utterances and score them; the hypotheses go to the store."""
-        answers = yield from self._decode(model, cell, utterances, stage)
+        answers, stopped = yield from self._decode(model, cell, utterances, stage)
         references = [u.target(cell.task) for u in utterances]
         scored = make_records([u.id for u in utterances], references, answers, cell.language, cell.task)
         score = score_records(scored.records, cell.language, cell.task)
@@ -241,17 +247,22 @@ class Bench:
             "num_empty_references": scored.num_empty_references,
             "signature": score.signature,
             **score.counts,
+            "num_loops": stopped["loop"],
+            "num_capped": stopped["length"],
             "hypotheses": self.store.put_bytes("hypotheses", ".jsonl", encode_records(scored.records)),
         }
 
     def _decode(
         self, model: SlamModel, cell: Cell, utterances: list[Utterance], stage: str
-    ) -> Generator[Progress, None, list[str]]:
-        """Return the greedy answers to utterances, in their order; neighbours in length share a batch."""
+    ) -> Generator[Progress, None, tuple[list[str], Counter[str]]]:
+        """Return the greedy answers to utterances, in their order, and how often each reason ended one.
+
+        Neighbours in length share a batch.
+        """
         features, batch_size = self.features(cell.encoder), self.profile.eval_batch_size
         prompt = model.tokenizer.encode(prompt_text(cell.task, cell.language), add_special_tokens=False)
         order = sorted(range(len(utterances)), key=lambda i: utterances[i].duration_s)
-        answers = [""] * len(order)
+        answers, stopped = [""] * len(order), Counter[str]()
         for begin in range(0, len(order), batch_size):
             yield Progress(stage=stage, step=begin, num_steps=len(order))
             batch = [utterances[i] for i in order[begin : begin + batch_size]]
@@ -268,7 +279,8 @@ class Bench:
                 )
             for i, row in zip(order[begin : begin + batch_size], generated, strict=True):
                 answers[i] = model.tokenizer.decode(row.tokens, skip_special_tokens=True).strip()
-        return answers
+                stopped[row.stopped] += 1
+        return answers, stopped
 
     def _map(self, model: SlamModel, cell: Cell) -> str:
         """Keep the angular-distance map over audio, prompt and reference answer; return where it lies."""
