@@ -1,8 +1,8 @@
 """Find the largest block of decoder layers that a SpeechLLM does not need.
 
 For every cell (family, scale, encoder, task, language): train or load the SLAM model, remove a contiguous block of
-decoder layers, heal it with LoRA, score it, and search for the deepest block whose relative loss of quality stays within
-the tolerance. Leaves a report in reports/NAME and the healed models in the store. The same command goes on after any
+decoder layers, heal it with LoRA, score it, and search for the deepest block whose relative loss of quality stays
+within the tolerance. Leaves a report in reports/NAME and the healed models in the store. The same command goes on after any
 interruption; run again when finished, it computes nothing.
 """
 
@@ -21,13 +21,14 @@ from slamlab.errors import exit_on_user_error
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
+# fmt: off
 @app.command(help=__doc__)
 def main(
-    family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = ["qwen"],  # noqa: B006
-    scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],  # noqa: B006
-    encoder: Annotated[list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")] = [],  # noqa: B006
-    task: Annotated[list[str], typer.Option(help="asr (recognition), st (translation into English), or all.")] = [],  # noqa: B006
-    language: Annotated[list[str], typer.Option(help="Spoken language: en, de, fr ...; or all.")] = [],  # noqa: B006
+    family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = ["qwen"],
+    scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
+    encoder: Annotated[list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")] = [],
+    task: Annotated[list[str], typer.Option(help="asr (recognition), st (translation into English), or all.")] = [],
+    language: Annotated[list[str], typer.Option(help="Spoken language: en, de, fr ...; or all.")] = [],
     profile: Annotated[str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")] = "auto",
     tolerance: Annotated[float, typer.Option(help="Largest relative loss accepted: 0.25 lets a WER of 10 % become 12.5 %.")] = 0.25,
     alpha: Annotated[float, typer.Option(help="A block is feasible when it is so with probability 1 - alpha.")] = 0.05,
@@ -50,6 +51,7 @@ def main(
     name: Annotated[str | None, typer.Option(help="Name of the sweep; default: max_prune-FAMILY.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
 ) -> None:
+    # fmt: on
     """Parse, build, run, report."""
     console = Console(soft_wrap=True)
     with exit_on_user_error():

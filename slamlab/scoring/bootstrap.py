@@ -100,6 +100,27 @@ def paired_relative_degradation(
     )
 
 
+def score_interval(
+    statistics: Statistics, metric: str, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of one model's own score, by bootstrap over utterances.
+
+    Args:
+        statistics: Statistics of the model.
+        metric: `wer` or `bleu`.
+        num_resamples: R.
+        seed: Of the generator that draws utterances.
+
+    Raises:
+        OptionError: An unknown metric, or no resample.
+    """
+    _check(metric, 0.0, num_resamples)
+    sums = _resampled_sums(statistics.values, num_resamples, seed)  # [R, K]
+    values = np.sort(sums[:, 0] / sums[:, 1] if metric == "wer" else bleu_of_sums(sums))
+    tail = num_resamples // 40  # 2.5 %
+    return float(values[tail]), float(values[num_resamples - 1 - tail])
+
+
 def _resampled_sums(values: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     """Draw N of N utterances with replacement R times and return the sums [R, C] of integers [N, C]."""
     num_utterances = len(values)

@@ -109,6 +109,6 @@ def find_base(
             f"--encoder {cell.encoder} ({features.spec.width} wide)",
             "name the base's own encoder",
         )
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD_FILE, "README.md"))
     digest = fingerprint([[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files])
     return Base(name=(cell.family, cell.scale, cell.encoder), model=model, fingerprint=digest, origin=origin)

@@ -129,8 +129,8 @@ def table(expected: Estimate) -> Table:
         )
     device, wall = ("never timed" if s is None else clock(s) for s in (expected.device_s, expected.wall_s))
     shown.caption = (
-        f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} (a base, its heals and a final scoring "
-        f"a cell); device time {device}, wall time {wall} with {expected.workers} at a time; "
+        f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} (a base, its heals and a final "
+        f"scoring a cell); device time {device}, wall time {wall} with {expected.workers} at a time; "
         f"disk {expected.disk_bytes / 1e9:.2f} GB."
     )
     return shown

@@ -17,6 +17,8 @@ from slamlab.zoo.profiles import as_json
 PACKAGES = (
     "slamlab", "torch", "transformers", "peft", "deepspeed", "ray", "optuna", "datasets", "jiwer", "sacrebleu", "numpy",
 )  # fmt: skip
+WORTHLESS_WER, WORTHLESS_BLEU = 0.75, 5.0
+"""An unpruned model this bad can lose layers without getting worse, and that says nothing."""
 COUNTS = (
     "num_words", "insertions", "deletions", "substitutions",
     "num_empty_references", "num_empty_hypotheses", "num_loops", "num_capped",
@@ -75,19 +77,22 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit of the source tree, marked where files have changed since; `unknown` outside a checkout."""
-    here = Path(__file__).parent
+    """Return the commit of the source tree, marked where its code has changed since; `unknown` outside a checkout."""
+    root = Path(__file__).parents[2]
+    head = _git(root, "rev-parse", "--short=12", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--", "slamlab", "sweeps", "pyproject.toml")
+    return "unknown" if head is None else head + ("-dirty" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return what a git command prints, None where there is no git or no checkout."""
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip()
+        return None
+    return done.stdout.strip()
 
 
 def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
@@ -111,6 +116,13 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         # Chosen on the selection split; an honest second look disagrees, so nothing is promised.
         verdict = "undecided"
         reason = f"{best.verdict} on the selection split, {pruned['test']['verdict']} on the test split"
+    unpruned = base.record["scores"]["test"]
+    if probe is not None and _is_worthless(unpruned):
+        verdict = "undecided"
+        reason = (
+            f"the unpruned model itself scores {unpruned['metric'].upper()} {unpruned['value']:.3g}: it has learned "
+        )
+        reason += "too little for anything relative to it to mean much; train the base longer"
     records = _records([base, final, *ledger.probes.values()])
     answer = {
         **cell.as_dict(),
@@ -145,6 +157,10 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     return answer
 
 
+def _is_worthless(score: dict[str, Any]) -> bool:
+    return bool(score["value"] >= WORTHLESS_WER if score["metric"] == "wer" else score["value"] <= WORTHLESS_BLEU)
+
+
 def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) -> dict[str, Any]:
     """Return a pruned model's score on a split, compared with the base's."""
     shown = _score(record["scores"][split]) | campaign.judge(cell, record, split)
@@ -154,7 +170,7 @@ def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) 
 
 
 def _score(score: dict[str, Any]) -> dict[str, Any]:
-    kept = ("value", "num_utterances", "signature", "hypotheses", *COUNTS)
+    kept = ("value", "ci95", "num_utterances", "signature", "hypotheses", *COUNTS)
     return {name: score[name] for name in kept if name in score}
 
 
@@ -174,9 +190,9 @@ def _probes(campaign: Campaign, cell: Cell) -> list[dict[str, Any]]:
         if attempts.reasons:
             probe["reason"] = "; then: ".join(attempts.reasons)
         if record := attempts.record:
-            names = ("value", "relative_degradation", "ci95", "p_within", "verdict", "fingerprint", "wall_seconds")
+            names = ("relative_degradation", "ci95", "p_within", "verdict", "fingerprint", "wall_seconds")
+            probe |= _score(record["scores"]["selection"])
             probe |= {name: record[name] for name in (*names, "device_seconds", "num_parameters")}
-            probe |= _score(record["scores"]["selection"]) | {"value": record["value"]}
         probes.append(probe)
     return probes
 

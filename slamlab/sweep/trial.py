@@ -24,6 +24,7 @@ from slamlab.model.decode import LOOP_REPEATS, LOOP_TOKENS, generate
 from slamlab.model.redundancy import AngularDistance
 from slamlab.model.slam import SlamModel, load, prompt_text
 from slamlab.model.surgery import LayerBlock
+from slamlab.scoring.bootstrap import score_interval
 from slamlab.scoring.records import encode_records, make_records
 from slamlab.scoring.score import score_records
 from slamlab.sweep.bases import Base, find_base
@@ -243,6 +244,7 @@ class Bench:
         return {
             "metric": score.metric,
             "value": score.value,
+            "ci95": score_interval(score.statistics, score.metric),
             "num_utterances": score.num_utterances,
             "num_empty_references": scored.num_empty_references,
             "signature": score.signature,

@@ -181,7 +181,7 @@ PROFILES = {
             base={
                 "*": BaseRecipe(
                     text=TrainRecipe(num_steps=1200, batch_size=32, peak_lr=2e-3, weight_decay=0.01),
-                    speech=TrainRecipe(num_steps=2500, batch_size=32, peak_lr=1e-3, weight_decay=0.01),
+                    speech=TrainRecipe(num_steps=1000, batch_size=32, peak_lr=1e-3, weight_decay=0.01),
                     num_train=2000,
                     projector_hidden=256,
                 ),

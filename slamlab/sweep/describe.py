@@ -1,0 +1,130 @@
+"""A base that others can trust: trained by its recipe, scored on every task and language, and described in a card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from slamlab.data.utterance import Corpus
+from slamlab.model.slam import CONFIG_FILE
+from slamlab.sweep.bases import CARD_FILE
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.plan import clock
+from slamlab.sweep.results import commit, versions
+from slamlab.sweep.settings import Request, Settings
+from slamlab.sweep.trial import Bench
+from slamlab.training.base import BaseRequest, Progress, make_base
+from slamlab.zoo.decoders import find_decoder
+
+SAY_EVERY_STEPS = 50
+Result = TypeVar("Result")
+
+
+def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Callable[[str], None]) -> None:
+    """Train a base into a folder, unless it holds one, then score it and write `card.json` and `README.md`.
+
+    The weights are kept in bf16, which halves what ships; the scores are of those very weights.
+
+    Args:
+        settings: Of a sweep over all tasks and languages of one family, scale and encoder.
+        corpus: Its corpus.
+        out: The model's folder.
+        say: Takes a line of progress.
+    """
+    cell = settings.cells[0]
+    recipe = settings.recipes().base_recipe(cell.scale)
+    if not (out / CONFIG_FILE).is_file():
+        bench = Bench(settings)
+        request = BaseRequest(
+            family=cell.family, scale=cell.scale, encoder=cell.encoder, recipe=recipe, seed=settings.seed
+        )
+        steps = make_base(request, corpus, bench.features(cell.encoder), bench.store.cache / "models")
+        model = _follow(steps, f"{cell.family}-{cell.scale}", say).to(torch.bfloat16)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent) as draft:  # a half-written model is never taken for one
+            model.save(Path(draft) / "model", with_decoder=not find_decoder(cell.family, cell.scale).is_pretrained)
+            shutil.copytree(Path(draft) / "model", out, dirs_exist_ok=True)
+    bench = Bench(replace(settings, base=str(out)))
+    records = {cell: _follow(bench.run(Request(kind="base", cell=cell)), cell.name, say) for cell in settings.cells}
+    card = {
+        "family": cell.family,
+        "scale": cell.scale,
+        "encoder": cell.encoder,
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "recipe": asdict(recipe),
+        "seed": settings.seed,
+        "num_parameters": records[cell]["num_parameters"],
+        "num_layers": records[cell]["num_layers"],
+        "scores": {cell.name: _shown(record) for cell, record in records.items()},
+        "commit": commit(),
+        "versions": versions(),
+    }
+    (out / CARD_FILE).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(_card_text(card, records), encoding="utf-8")
+
+
+def _follow(steps: Generator[Progress, None, Result], what: str, say: Callable[[str], None]) -> Result:
+    """Run steps to their end, saying now and then where they stand."""
+    began_s, stage, stage_began_s = time.monotonic(), "", 0.0
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        now_s = time.monotonic()
+        if progress.stage != stage:
+            stage, stage_began_s = progress.stage, now_s
+        if progress.step % SAY_EVERY_STEPS == 0 and progress.step:
+            left_s = (now_s - stage_began_s) / progress.step * (progress.num_steps - progress.step)
+            loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
+            say(
+                f"[{clock(now_s - began_s)}] {what}: {stage} {progress.step}/{progress.num_steps}{loss}, "
+                f"{clock(left_s)} left"
+            )
+
+
+def _shown(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("metric", "value", "ci95", "num_utterances", "signature")
+    return {split: {name: score[name] for name in names} for split, score in record["scores"].items()}
+
+
+def _card_text(card: dict[str, Any], records: dict[Cell, dict[str, Any]]) -> str:
+    """Return the model card."""
+    lines = [
+        f"# {card['family']}-{card['scale']} on {card['encoder']}",
+        "",
+        f"An unpruned SLAM model (speech encoder, projector, decoder of {card['num_layers']} layers; "
+        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on the corpus "
+        f"`{card['corpus']['name']}` with seed {card['seed']}. It knows the sentences of that corpus' grammar and "
+        "nothing else: it exists so that layers can be removed from it.",
+        "",
+        "| cell | split | score | 95 % interval | utterances |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cell, record in records.items():
+        for split, score in record["scores"].items():
+            is_wer = score["metric"] == "wer"
+            value, low, high = (
+                f"{100 * number:.1f} %" if is_wer else f"{number:.1f}" for number in (score["value"], *score["ci95"])
+            )
+            lines.append(
+                f"| {cell.task} {cell.language} | {split} | {score['metric'].upper()} {value} | {low} to {high} "
+                f"| {score['num_utterances']} |"
+            )
+    lines += [
+        "",
+        "Recipe, signatures, versions and commit are in `card.json`. Made again by:",
+        "",
+        f"    python sweeps/train_base.py FOLDER --family {card['family']} --scale {card['scale']} "
+        f"--encoder {card['encoder']} --seed {card['seed']}",
+        "",
+    ]
+    return "\n".join(lines)
