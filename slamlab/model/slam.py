@@ -184,6 +184,8 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
         if not (folder / name).is_file():
             raise AssetError(f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote")
     config = SlamConfig(**json.loads((folder / CONFIG_FILE).read_text()))
+    decoder: Any
+    tokenizer: Any
     if (folder / DECODER_FOLDER).is_dir():
         decoder = AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, dtype="auto", local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, local_files_only=True)
