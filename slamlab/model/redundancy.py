@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from slamlab.errors import ModelError
-from slamlab.model.surgery import LayerBlock, decoder_layers, layer_input
+from slamlab.model.surgery import decoder_layers, layer_input
 
 CHUNK_POSITIONS = 256
 """Positions compared at a time: bounds the float32 copy of their streams (256 x 29 x 3584 values: 106 MB)."""
@@ -112,17 +112,3 @@ class AngularDistance:
 
     def _clear(self) -> None:
         self._stream = [None] * len(self._stream)
-
-
-def best_start(matrix: np.ndarray, depth: int) -> int:
-    """Return the start of the block of `depth` layers with the smallest angular distance, the lowest on a tie.
-
-    Args:
-        matrix: [L + 1, L + 1], as of :meth:`AngularDistance.matrix`.
-        depth: Layers to remove, fewer than L.
-
-    Raises:
-        ModelError: No decoder of L layers can lose that many.
-    """
-    LayerBlock(0, depth).check(len(matrix) - 1)
-    return int(np.argmin(np.diagonal(matrix, offset=depth)))

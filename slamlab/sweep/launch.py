@@ -157,6 +157,8 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
 
             start_ray(address)
             run(campaign, Watcher(console, expected))
+            if not campaign.finished:
+                console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")
         return collect(campaign, command=command, corpus_name=corpus.name, problems=corpus.problems)
 
 

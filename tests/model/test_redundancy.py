@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slamlab.errors import ModelError
-from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance, best_start
+from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance
 from slamlab.model.slam import left_pad
 from slamlab.model.surgery import decoder_layers
 
@@ -126,17 +126,3 @@ def test_a_stream_that_is_not_finite_is_refused(new_decoder, sequences):
         meter.update(mask)
     with pytest.raises(ModelError, match="finite"):
         meter.matrix()
-
-
-def test_best_start():
-    matrix = np.full((5, 5), 0.9)
-    matrix[0, 2] = matrix[2, 0] = 0.3
-    matrix[2, 4] = matrix[4, 2] = 0.2
-    matrix[3, 4] = 0.1
-    assert best_start(matrix, 2) == 2  # the block ends at the last layer
-    assert best_start(matrix, 1) == 3
-    assert best_start(matrix, 3) == 0  # a tie
-    matrix[2, 4] = 0.5
-    assert best_start(matrix, 2) == 0
-    with pytest.raises(ModelError):
-        best_start(matrix, 4)
