@@ -93,6 +93,12 @@ def prepare(
     """
     opened = Store(store).open()
     source = data or profile.corpus
+    if source is None:
+        raise OptionError(
+            f"the profile {profile.name} has no corpus of its own",
+            "no --data",
+            "pass --data with a manifest of recordings, or --profile pocket",
+        )
     corpus = open_corpus(source, opened.cache, seed=0)
     cells = make_cells(
         profile,

@@ -140,7 +140,8 @@ class Profile:
     """A scale of experiment: what a sweep does when the user names nothing else."""
 
     name: str
-    corpus: str
+    corpus: str | None
+    """Where the speech comes from; None where the user has to say."""
     scale: dict[str, str]
     encoder: str
     cells: tuple[tuple[str, str], ...]
@@ -207,7 +208,7 @@ PROFILES = {
         ),
         Profile(
             name="paper",
-            corpus="librispeech",
+            corpus=None,
             scale={"qwen": "7b", "llama": "8b"},
             encoder="wavlm-large",
             cells=(("asr", "en"),),
