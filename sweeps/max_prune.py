@@ -73,7 +73,7 @@ def main(
             encoders=_split(encoder), tasks=_split(task), languages=_split(language), data=data, store=store,
             heal={option: value for option, value in heal.items() if value is not None}, num_selection=num_selection,
             num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
-            workers=workers or launch.default_workers(chosen, address),
+            workers=launch.default_workers(chosen, address) if workers is None else workers,
         )  # fmt: skip
         if plan:
             console.print(table(estimate(settings, Store(settings.store))))

@@ -117,8 +117,8 @@ def prepare(
         corpus_fingerprint=corpus.fingerprint,
         store=opened.root,
         heal=heal,
-        num_selection=num_selection or profile.num_selection,
-        num_test=num_test or profile.num_test,
+        num_selection=profile.num_selection if num_selection is None else num_selection,
+        num_test=profile.num_test if num_test is None else num_test,
         **rest,
     )
     return settings, corpus

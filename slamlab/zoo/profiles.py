@@ -49,9 +49,7 @@ class TrainRecipe:
     zero_stage: int = 0
 
     def __post_init__(self) -> None:
-        _require(
-            self.num_steps >= 0, "the number of steps is 0 or more", self.num_steps, "give a count of steps"
-        )
+        _require(self.num_steps >= 0, "the number of steps is 0 or more", self.num_steps, "give a count of steps")
         _require(self.accumulation >= 1, "accumulation is 1 or more", self.accumulation, "use 1 for none")
         _require(
             self.batch_size >= 1 and self.batch_size % self.accumulation == 0,
@@ -60,15 +58,9 @@ class TrainRecipe:
             "choose a batch that divides evenly",
         )
         _require(self.peak_lr > 0, "the peak learning rate is above 0", self.peak_lr, "try 5e-4")
-        _require(
-            0 <= self.warmup_fraction < 1, "warm-up is a share in [0, 1)", self.warmup_fraction, "try 0.05"
-        )
-        _require(
-            self.precision in ("fp32", "bf16"), "precision is fp32 or bf16", self.precision, "choose one"
-        )
-        _require(
-            self.zero_stage in (0, 1, 2, 3), "the ZeRO stage is 0, 1, 2 or 3", self.zero_stage, "choose one"
-        )
+        _require(0 <= self.warmup_fraction < 1, "warm-up is a share in [0, 1)", self.warmup_fraction, "try 0.05")
+        _require(self.precision in ("fp32", "bf16"), "precision is fp32 or bf16", self.precision, "choose one")
+        _require(self.zero_stage in (0, 1, 2, 3), "the ZeRO stage is 0, 1, 2 or 3", self.zero_stage, "choose one")
         _require(
             self.precision == "fp32" or self.zero_stage >= 1,
             "bf16 needs a ZeRO stage of 1 or more",
@@ -111,9 +103,7 @@ class HealRecipe:
             "set a rank",
         )
         _require(0 <= self.dropout < 1, "dropout is a share in [0, 1)", self.dropout, "try 0.05")
-        _require(
-            self.side in ("before", "after"), "the receiving side is before or after", self.side, "choose one"
-        )
+        _require(self.side in ("before", "after"), "the receiving side is before or after", self.side, "choose one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +177,7 @@ PROFILES = {
                     projector_hidden=256,
                 ),
                 "135m": BaseRecipe(
-                    speech=TrainRecipe(
-                        num_steps=400, batch_size=8, peak_lr=1e-3, precision="bf16", zero_stage=1
-                    ),
+                    speech=TrainRecipe(num_steps=400, batch_size=8, peak_lr=1e-3, precision="bf16", zero_stage=1),
                     num_train=1500,
                     projector_hidden=1024,
                 ),
@@ -197,9 +185,7 @@ PROFILES = {
             heal={
                 "*": HealRecipe(train=TrainRecipe(num_steps=100, batch_size=16, peak_lr=1e-3), num_train=600),
                 "135m": HealRecipe(
-                    train=TrainRecipe(
-                        num_steps=60, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=1
-                    ),
+                    train=TrainRecipe(num_steps=60, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=1),
                     num_train=480,
                 ),
             },
@@ -214,16 +200,12 @@ PROFILES = {
             cells=(("asr", "en"),),
             base={
                 "*": BaseRecipe(
-                    speech=TrainRecipe(
-                        num_steps=50_000, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=2
-                    )
+                    speech=TrainRecipe(num_steps=50_000, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=2)
                 )
             },
             heal={
                 "*": HealRecipe(
-                    train=TrainRecipe(
-                        num_steps=5_000, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=2
-                    )
+                    train=TrainRecipe(num_steps=5_000, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=2)
                 )
             },
             num_selection=2_000,
