@@ -48,7 +48,7 @@ def main(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join, e.g. auto; default: this machine alone.")] = None,
     store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path("runs"),
     reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: max_prune-FAMILY.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: max_prune and the options that choose its cells.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
 ) -> None:
     # fmt: on
@@ -67,10 +67,11 @@ def main(
             "num_steps": heal_steps, "peak_lr": heal_lr, "batch_size": heal_batch, "r": lora_r,
             "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
         }  # fmt: skip
-        families = _split(family)
+        questions = [_split(option) for option in (family, scale, encoder, task, language)]
+        families, scales, encoders, tasks, languages = questions
         settings, corpus = launch.prepare(
-            chosen, name=name or f"max_prune-{'-'.join(families)}", families=families, scales=_split(scale),
-            encoders=_split(encoder), tasks=_split(task), languages=_split(language), data=data, store=store,
+            chosen, name=name or launch.sweep_name("max_prune", *questions, [Path(data).stem] if data else []), families=families,
+            scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
             heal={option: value for option, value in heal.items() if value is not None}, num_selection=num_selection,
             num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
             workers=launch.default_workers(chosen, address) if workers is None else workers,

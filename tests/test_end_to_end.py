@@ -13,10 +13,9 @@ import pytest
 import sacrebleu
 
 ROOT = Path(__file__).parents[1]
-SIZE = (
-    "--family qwen --task asr,st --language de --heal-steps 4 --num-train 32 --num-selection 24 --num-test 24 --tolerance 0.5"
-).split()
-NAME = "max_prune-qwen"
+SIZE = ["--family", "qwen", "--task", "asr,st", "--language", "de", "--tolerance", "0.5"]
+SIZE += ["--heal-steps", "4", "--num-train", "32", "--num-selection", "24", "--num-test", "24"]
+NAME = "max_prune-qwen-asr-st-de"
 
 pytestmark = pytest.mark.end_to_end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,12 @@ def choose_profile(requested: str, address: str | None) -> tuple[Profile, str]:
 
         num_gpus, where = torch.cuda.device_count(), "this machine"
     return PROFILES["paper" if num_gpus else "pocket"], f"{where} has {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
+
+
+def sweep_name(job: str, *questions: Sequence[str]) -> str:
+    """Return a name that tells sweeps with different questions apart: the job and the options that were given."""
+    given = [value for values in questions for value in values]
+    return "-".join([job, *(re.sub(r"[^\w.]+", "-", Path(value).name).strip("-") for value in given)])
 
 
 def default_workers(profile: Profile, address: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class Settings:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.][\w.-]*", self.name):
+            raise OptionError("a name has letters, digits, dots and dashes", repr(self.name), "pass another --name")
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise OptionError("the tolerance is 0 or more", self.tolerance, "pass for example --tolerance 0.25")
         if not 0 < self.alpha < 0.5:
