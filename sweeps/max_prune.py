@@ -38,6 +38,9 @@ def main(
     heal_lr: Annotated[float | None, typer.Option(help="Peak learning rate of healing.")] = None,
     heal_batch: Annotated[int | None, typer.Option(help="Utterances a healing step.")] = None,
     lora_r: Annotated[int | None, typer.Option(help="Rank of LoRA; 0 heals the projector alone.")] = None,
+    lora_alpha: Annotated[int | None, typer.Option(help="Scale of LoRA: its update counts alpha / r times.")] = None,
+    lora_dropout: Annotated[float | None, typer.Option(help="Dropout on LoRA's input.")] = None,
+    lora_targets: Annotated[list[str], typer.Option(help="Linear layers of the receiving layer that get LoRA; default: its MLP.")] = [],
     zero_stage: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage of healing, 0 to 3.")] = None,
     precision: Annotated[str | None, typer.Option(help="Precision of healing: fp32, or bf16 (ZeRO 1 and up).")] = None,
     num_train: Annotated[int | None, typer.Option(help="Utterances a cell heals on.")] = None,
@@ -65,6 +68,7 @@ def main(
         console.print(f"Profile {chosen.name} ({why}).", highlight=False)
         heal = {
             "num_steps": heal_steps, "peak_lr": heal_lr, "batch_size": heal_batch, "r": lora_r,
+            "alpha": lora_alpha, "dropout": lora_dropout, "target_modules": tuple(_split(lora_targets)) or None,
             "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
         }  # fmt: skip
         questions = [_split(option) for option in (family, scale, encoder, task, language)]
