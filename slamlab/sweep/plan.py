@@ -16,8 +16,8 @@ from slamlab.sweep.store import Store
 from slamlab.zoo.decoders import find_decoder
 
 # Seconds on one core of a server CPU, measured with the pocket profile; used until the store has timings of its own.
-POCKET_STEP_S = {"mini": 0.35, "135m": 4.0}
-POCKET_SCORE_S = {"mini": 30.0, "135m": 300.0}
+POCKET_STEP_S = {"mini": 0.2, "135m": 4.0}
+POCKET_SCORE_S = {"mini": 15.0, "135m": 300.0}
 BYTES_A_WEIGHT = 4
 KINDS = ("base", "probe", "final")
 

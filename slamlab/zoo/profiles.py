@@ -183,13 +183,13 @@ PROFILES = {
                 ),
             },
             heal={
-                "*": HealRecipe(train=TrainRecipe(num_steps=100, batch_size=16, peak_lr=1e-3), num_train=600),
+                "*": HealRecipe(train=TrainRecipe(num_steps=200, batch_size=16, peak_lr=1e-3), num_train=800),
                 "135m": HealRecipe(
                     train=TrainRecipe(num_steps=60, batch_size=8, peak_lr=5e-4, precision="bf16", zero_stage=1),
                     num_train=480,
                 ),
             },
-            num_selection=200,
+            num_selection=240,
             num_test=300,
         ),
         Profile(
