@@ -80,7 +80,7 @@ def commit() -> str:
     """Return the commit of the source tree, marked where its code has changed since; `unknown` outside a checkout."""
     root = Path(__file__).parents[2]
     head = _git(root, "rev-parse", "--short=12", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--", "slamlab", "sweeps", "pyproject.toml")
+    changed = _git(root, "status", "--porcelain", "--", "slamlab/*.py", "sweeps/*.py", "pyproject.toml")
     return "unknown" if head is None else head + ("-dirty" if changed else "")
 
 
