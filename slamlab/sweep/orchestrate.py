@@ -38,11 +38,8 @@ def start_ray(address: str | None = None) -> dict[str, float]:
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
-            options |= {
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
-            }
+            _stay_on_loopback()
+            options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(address=address or "local", **options)
         except ConnectionError:
@@ -50,6 +47,17 @@ def start_ray(address: str | None = None) -> dict[str, float]:
                 "--address names a running Ray cluster", address, "start one (ray up), or leave it out"
             ) from None
     return ray.cluster_resources()
+
+
+def _stay_on_loopback() -> None:
+    """Have Ray's own servers listen on 127.0.0.1 only, as it does on laptops; alone, it listens to every network.
+
+    The switch is private to Ray and read from the environment at import, hence the guard; a test looks at the ports.
+    """
+    from ray._private import ray_constants
+
+    if hasattr(ray_constants, "ENABLE_RAY_CLUSTER"):
+        ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def run(campaign: Campaign, watcher: Watcher) -> None:
