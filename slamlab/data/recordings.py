@@ -8,6 +8,7 @@ corpus is opened, so that a bad one is known before a sweep starts, not in the m
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,39 +177,55 @@ def _rows(manifest: Path) -> list[_Row]:
     return rows
 
 
+def _text_lines(manifest: Path) -> Iterator[str]:
+    """Yield the lines of a manifest with their ends, streamed by `datasets`: a long one never lies in memory."""
+    from datasets import load_dataset
+    from datasets.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    lines = load_dataset(
+        "text",
+        data_files=glob.escape(str(manifest.absolute())),
+        split="train",
+        streaming=True,
+        encoding="utf-8-sig",
+        keep_linebreaks=True,
+    )
+    for row in lines:
+        yield row["text"]
+
+
 def _json_lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and the columns that are not null."""
-    with manifest.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                columns = json.loads(line)
-            except json.JSONDecodeError as error:
-                found = f"line {number} of {manifest.name} ({error.msg}, column {error.colno})"
-                raise DataError("a manifest has one JSON object a line", found, "correct the line") from None
-            if not isinstance(columns, dict):
-                found = f"line {number} of {manifest.name}, a {type(columns).__name__}"
-                raise DataError("a manifest has one JSON object a line", found, "correct the line")
-            yield number, {name: str(value) for name, value in columns.items() if value is not None}
+    for number, line in enumerate(_text_lines(manifest), start=1):
+        if not line.strip():
+            continue
+        try:
+            columns = json.loads(line)
+        except json.JSONDecodeError as error:
+            found = f"line {number} of {manifest.name} ({error.msg}, column {error.colno})"
+            raise DataError("a manifest has one JSON object a line", found, "correct the line") from None
+        if not isinstance(columns, dict):
+            found = f"line {number} of {manifest.name}, a {type(columns).__name__}"
+            raise DataError("a manifest has one JSON object a line", found, "correct the line")
+        yield number, {name: str(value) for name, value in columns.items() if value is not None}
 
 
 def _csv_lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and the columns that are not empty."""
-    with manifest.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
-        try:
-            header = next(reader, [])
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    found = f"{len(cells)} for {len(header)} columns on line {reader.line_num} of {manifest.name}"
-                    raise DataError("a row has a cell for every column", found, "quote cells with commas")
-                yield reader.line_num, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
-        except csv.Error as error:
-            found = f"line {reader.line_num} of {manifest.name} ({error})"
-            raise DataError("a manifest is well-formed CSV", found, "correct the line") from None
+    reader = csv.reader(_text_lines(manifest), strict=True)
+    try:
+        header = next(reader, [])
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                found = f"{len(cells)} for {len(header)} columns on line {reader.line_num} of {manifest.name}"
+                raise DataError("a row has a cell for every column", found, "quote cells with commas")
+            yield reader.line_num, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    except csv.Error as error:
+        found = f"line {reader.line_num} of {manifest.name} ({error})"
+        raise DataError("a manifest is well-formed CSV", found, "correct the line") from None
 
 
 def _row(manifest: Path, line: int, columns: dict[str, str]) -> _Row:

@@ -81,6 +81,7 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
     start()
     import deepspeed
 
+    own = {module: set(vars(module)) for module in model.modules()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
     wrapped, *_ = deepspeed.initialize(
@@ -92,9 +93,11 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
     try:
         yield wrapped
     finally:
-        if recipe.zero_stage == 3:
-            _unpartition(model)
+        # These two hooks outlive `destroy`, and through them the optimiser's state would live as long as the model.
+        wrapped.module_forward_pre_hook.remove()
+        wrapped.module_forward_post_hook.remove()
         wrapped.destroy()
+        _release(model, own)
 
 
 @contextmanager
@@ -107,12 +110,30 @@ def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         yield
 
 
-def _unpartition(model: nn.Module) -> None:
-    """Give a model its plain parameters back after ZeRO-3, on every rank."""
-    with gathered(model.parameters()):
-        whole = {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
-    for module_name, module in model.named_modules():
-        for name, parameter in list(module._parameters.items()):
-            if parameter is not None and hasattr(parameter, "ds_id"):
-                full = f"{module_name}.{name}" if module_name else name
-                module._parameters[name] = nn.Parameter(whole[full], requires_grad=parameter.requires_grad)
+def _release(model: nn.Module, own: dict[nn.Module, set[str]]) -> None:
+    """Give a model plain whole parameters back, ties kept, on every rank; one at a time, to bound memory.
+
+    ZeRO hangs its state on the parameters that it trains, and at stage 3 partitions all of them.
+
+    Args:
+        model: That an engine was made of.
+        own: Names of each module's attributes before.
+    """
+    plain: dict[int, nn.Parameter] = {}
+    old: list[nn.Parameter] = []
+    for module, names in own.items():
+        parameters = dict(module._parameters)
+        for name, parameter in parameters.items():
+            if parameter is None or not (parameter.requires_grad or hasattr(parameter, "ds_id")):
+                continue
+            if id(parameter) not in plain:
+                with gathered([parameter]):
+                    whole = parameter.detach().clone()
+                plain[id(parameter)] = nn.Parameter(whole, requires_grad=parameter.requires_grad)
+                old.append(parameter)
+            parameters[name] = plain[id(parameter)]
+        module._parameters = parameters
+        for name in vars(module).keys() - names:
+            delattr(module, name)
+    for parameter in old:  # they and the optimiser hold each other in a way that Python's collector cannot see
+        vars(parameter).clear()
