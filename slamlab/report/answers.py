@@ -53,10 +53,29 @@ def _cost(cell: Mapping[str, Any]) -> str:
     return f", at {change} relative to the unpruned model ({n})"
 
 
-def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> str:
-    """Return the sentence of the most prunable cell: feasible before undecided before none before failed."""
+def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], tolerance: float) -> str:
+    """Return the answer of a sweep: over all cells where several are feasible, else the most prunable cell's.
+
+    Args:
+        cells: The records.
+        answers: The sentence of each, as of :func:`cell_answer`.
+        tolerance: Largest relative degradation accepted, a fraction.
+    """
     if not cells:
         return "This sweep has no cells."
+    feasible = [cell for cell in cells if cell_verdict(cell) == "feasible"]
+    decoders = {(decoder_name(cell), cell["num_layers"]) for cell in feasible}
+    if len(feasible) > 1 and len(decoders) == 1:
+        ((name, num_layers),) = decoders
+        depths = sorted({cell["max_depth"] for cell in feasible})
+        ends = [depths[0]] if len(depths) == 1 else [depths[0], depths[-1]]
+        layers = " to ".join(str(depth) for depth in ends)
+        share = " to ".join(percent(depth / num_layers) for depth in ends)
+        every = "all" if len(feasible) == len(cells) else f"{len(feasible)} of"
+        return (
+            f"The {name} decoder can lose {layers} of {num_layers} layers ({share}) and stay within a relative loss of "
+            f"{percent(tolerance)}, in {every} {len(cells)} cells."
+        )
     order = {verdict: -i for i, verdict in enumerate(CELL_VERDICTS)}
     # max() keeps the first of equals, so that the order of the records decides.
     best = max(range(len(cells)), key=lambda i: (order[cell_verdict(cells[i])], cells[i].get("max_fraction") or 0))

@@ -143,7 +143,7 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     ]
     return {
         "sweep": sweep,
-        "headline": headline(cells, [view.answer for view in views]),
+        "headline": headline(cells, [view.answer for view in views], results["sweep"]["tolerance"]),
         "verdict_counts": verdict_counts(cells),
         "tolerance": tables.percent(sweep["tolerance"]),
         "confidence": tables.percent(1 - sweep["alpha"]),

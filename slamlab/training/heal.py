@@ -46,9 +46,10 @@ def heal(
     try:
         yield from train(model, batches, recipe.train)
     finally:
+        model.to(dtype)  # first: a merge in bf16 would round the update away where the model itself is fp32
         if adapted is not None:
             model.decoder = adapted.merge_and_unload()
-        model.requires_grad_(False).to(dtype).eval()
+        model.requires_grad_(False).eval()
 
 
 def _add_lora(decoder: Any, receiving_layer: int, recipe: HealRecipe) -> Any:

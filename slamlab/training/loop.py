@@ -75,8 +75,11 @@ def train(model: SlamModel, batches: Iterator[Sequence[Example]], recipe: TrainR
                 loss = engine(batch[part :: recipe.accumulation][rank::world_size])
                 engine.backward(loss)
                 engine.step()
-                micro_losses.append(float(loss.detach()))
-            losses.append(fmean(micro_losses))
+                micro_losses.append(loss.detach().float())
+            # All ranks see one loss, so that they go on, or fail, together.
+            mean = torch.stack(micro_losses).mean()
+            torch.distributed.all_reduce(mean)
+            losses.append(float(mean) / world_size)
             _check(losses)
             yield Step(step=step + 1, num_steps=recipe.num_steps, loss=losses[-1])
     model.eval()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,13 +18,14 @@ import torch
 import torch.distributed
 from torch import nn
 
+from slamlab.errors import OptionError
 from slamlab.zoo.profiles import TrainRecipe
 
 
 def start() -> None:
     """Make a process group for this process and import DeepSpeed, once.
 
-    Alone, the group lives in memory and no port is opened.
+    Alone, the group meets in memory, and the port that gloo listens on all the same is a loopback one.
     """
     # DeepSpeed asks for this variable even when told the rank; a launcher's own value wins.
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -48,15 +50,30 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         torch.distributed.init_process_group(backend)
     else:
+        # Gloo listens where the host's name points, on a cluster its network, even with nobody to talk to.
+        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+        if loopback:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
 def engine_config(recipe: TrainRecipe, world_size: int) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a recipe."""
+    """Return DeepSpeed's configuration for a recipe.
+
+    Raises:
+        OptionError: A micro-batch does not divide among `world_size` workers.
+    """
+    micro_batch = recipe.batch_size // recipe.accumulation
+    if micro_batch % world_size:
+        raise OptionError(
+            f"a micro-batch divides evenly among the {world_size} workers",
+            f"{micro_batch} examples",
+            "choose a batch that does",
+        )
     return {
         "train_batch_size": recipe.batch_size,
-        "train_micro_batch_size_per_gpu": recipe.batch_size // recipe.accumulation // world_size,
+        "train_micro_batch_size_per_gpu": micro_batch // world_size,
         "gradient_accumulation_steps": recipe.accumulation,
         "gradient_clipping": recipe.clip_norm,
         "bf16": {"enabled": recipe.precision == "bf16"},
@@ -119,21 +136,19 @@ def _release(model: nn.Module, own: dict[nn.Module, set[str]]) -> None:
         model: That an engine was made of.
         own: Names of each module's attributes before.
     """
-    plain: dict[int, nn.Parameter] = {}
-    old: list[nn.Parameter] = []
+    plain: dict[nn.Parameter, nn.Parameter] = {}
     for module, names in own.items():
         parameters = dict(module._parameters)
         for name, parameter in parameters.items():
             if parameter is None or not (parameter.requires_grad or hasattr(parameter, "ds_id")):
                 continue
-            if id(parameter) not in plain:
+            if parameter not in plain:
                 with gathered([parameter]):
                     whole = parameter.detach().clone()
-                plain[id(parameter)] = nn.Parameter(whole, requires_grad=parameter.requires_grad)
-                old.append(parameter)
-            parameters[name] = plain[id(parameter)]
+                plain[parameter] = nn.Parameter(whole, requires_grad=parameter.requires_grad)
+            parameters[name] = plain[parameter]
         module._parameters = parameters
         for name in vars(module).keys() - names:
             delattr(module, name)
-    for parameter in old:  # they and the optimiser hold each other in a way that Python's collector cannot see
+    for parameter in plain:  # it and the optimiser hold each other in a way that Python's collector cannot see
         vars(parameter).clear()

@@ -42,13 +42,23 @@ def test_a_cell_that_was_not_run_has_no_answer(sweep) -> None:
     assert [badge.verdict for badge, _ in verdict_counts([cell])] == ["failed"]
 
 
-def test_the_headline_is_the_most_prunable_feasible_cell(sweep) -> None:
+def test_the_headline_of_one_feasible_cell_is_its_answer(sweep) -> None:
     cells = sweep[0]["cells"]
-    deeper = {**cells[0], "max_fraction": 0.5}
     undecided = {**cells[1], "max_fraction": 0.9}
-    assert headline([cells[3], undecided, cells[0], deeper], list("abcd")) == "d"
-    assert headline([cells[3], cells[2]], list("ab")) == "b"
-    assert headline([], []) == "This sweep has no cells."
+    assert headline([cells[3], undecided, cells[0]], list("abc"), 0.25) == "c"
+    assert headline([cells[3], cells[2]], list("ab"), 0.25) == "b"
+    assert headline([], [], 0.25) == "This sweep has no cells."
+
+
+def test_the_headline_of_several_feasible_cells_hides_none(sweep) -> None:
+    cells = sweep[0]["cells"]
+    cell, num_layers = cells[0], cells[0]["num_layers"]
+    deeper = {**cell, "max_depth": cell["max_depth"] + 2}
+    span = f"{cell['max_depth']} to {cell['max_depth'] + 2} of {num_layers} layers"
+    assert span in headline([cell, cells[3], deeper], list("abc"), 0.25)
+    assert "2 of 3 cells" in headline([cell, cells[3], deeper], list("abc"), 0.25)
+    assert f"{cell['max_depth']} of {num_layers} layers" in headline([cell, cell], list("ab"), 0.25)
+    assert "all 2 cells" in headline([cell, deeper], list("ab"), 0.25)
 
 
 def test_verdicts_are_counted(sweep) -> None:
