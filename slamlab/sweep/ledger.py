@@ -20,6 +20,8 @@ from slamlab.sweep.cells import Cell
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store
 
+JUDGED = ("value", "relative_degradation", "ci95", "p_within", "verdict")
+"""What a sweep says of a probe by its own tolerance: kept with the study, as records serve sweeps of any tolerance."""
 MAX_ATTEMPTS = 2
 """A trial that failed is tried once more, then reported."""
 
@@ -91,7 +93,7 @@ class CellLedger:
             self.singles[request.kind].record = dict(record)
             return
         trial = self._running.pop((request.depth, request.start))
-        for name in ("fingerprint", "verdict", "relative_degradation", "ci95", "p_within", "value", "wall_seconds"):
+        for name in ("fingerprint", "wall_seconds", *JUDGED):
             trial.set_user_attr(name, record[name])
         if record["relative_degradation"] is not None:
             trial.set_constraint("degradation", record["relative_degradation"] - self._tolerance)
@@ -121,7 +123,8 @@ class CellLedger:
             if trial.state == TrialState.COMPLETE:
                 record = self._store.read_record(trial.user_attrs["fingerprint"])
                 if record is not None:  # a lost or damaged record is computed again
-                    probes.setdefault(_key(trial), Attempts()).record = record
+                    judged = {name: trial.user_attrs[name] for name in JUDGED}
+                    probes.setdefault(_key(trial), Attempts()).record = record | judged
             elif "reason" in trial.user_attrs:
                 probes.setdefault(_key(trial), Attempts()).reasons.append(trial.user_attrs["reason"])
         return probes
