@@ -1,7 +1,7 @@
 """Encoder features on disk: each recording goes through each encoder once, whoever asks first.
 
 A frozen encoder gives the same features in every trial, and encoding costs as much as training a projector. Files are
-content addressed, `<folder>/<encoder fingerprint>/<ab>/<sha256 of the audio file>.npy`, written atomically: any
+content addressed, `<folder>/<encoder and rule>/<ab>/<sha256 of the audio file>.npy`, written atomically: any
 number of processes may fill one folder at once, and a sweep moved to another corpus or renamed keeps what is there.
 
 Shape legend: T frames, D encoder width.
@@ -18,7 +18,7 @@ import numpy as np
 from slamlab.data import audio
 from slamlab.data.utterance import Utterance
 from slamlab.zoo.assets import sha256_of, write_atomically
-from slamlab.zoo.encoders import EncoderSpec, SpeechEncoder, load_encoder, locate_encoder
+from slamlab.zoo.encoders import ENCODING_RULE, EncoderSpec, SpeechEncoder, load_encoder, locate_encoder
 
 CHUNK = 64
 """Utterances read, encoded and written at a time: bounds memory, and what an interruption loses."""
@@ -40,9 +40,9 @@ class FeatureStore:
     def __init__(self, encoder_name: str, folder: Path, cache: Path, *, device: str = "cpu") -> None:
         located = locate_encoder(encoder_name, cache)
         self.spec: EncoderSpec = located.spec
-        self.fingerprint: str = located.fingerprint
+        self.fingerprint = f"{located.fingerprint}.{ENCODING_RULE}"
         self._name, self._cache, self._device = encoder_name, cache, device
-        self._folder = folder / self.fingerprint[:16]
+        self._folder = folder / f"{located.fingerprint[:16]}.{ENCODING_RULE}"
         self._digests: dict[tuple[Path, int, int], str] = {}
 
     def get(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:

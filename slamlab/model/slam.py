@@ -195,8 +195,19 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
         decoder, tokenizer = load_decoder(config.family, config.scale, Path(cache) if cache else folder.parent)
     model = SlamModel(config, decoder, tokenizer)
     weights = load_file(folder / PROJECTOR_FILE)
-    model.projector.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    cast(model, next(iter(weights.values())).dtype)  # a decoder had by name comes in the type of its checkpoint
+    model.projector.load_state_dict(weights)
     return model.eval()
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Change the type of weights in place; buffers keep theirs, unlike in `module.to(dtype)`.
+
+    Rotary frequencies rounded to bf16 put a position a few hundred tokens on at the wrong angle, and
+    `transformers` keeps them in fp32 when it loads a model.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def left_pad(rows: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

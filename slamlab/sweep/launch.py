@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from slamlab.data.utterance import Corpus
-from slamlab.errors import OptionError, StoreError
+from slamlab.errors import DataError, OptionError, StoreError
 from slamlab.sweep.campaign import Campaign
-from slamlab.sweep.cells import make_cells
+from slamlab.sweep.cells import Cell, make_cells
 from slamlab.sweep.plan import clock, estimate
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
@@ -116,6 +116,7 @@ def prepare(
         tasks=tasks,
         languages=languages,
     )
+    _check_splits(corpus, cells)
     settings = Settings(
         name=name,
         profile=profile.name,
@@ -129,6 +130,18 @@ def prepare(
         **rest,
     )
     return settings, corpus
+
+
+def _check_splits(corpus: Corpus, cells: Sequence[Cell]) -> None:
+    """Refuse a cell that could not be healed, searched or reported, before anything runs."""
+    for language in dict.fromkeys(cell.language for cell in cells):
+        for split in ("train", "selection", "test"):
+            if not corpus.utterances(language, split, 1):
+                raise DataError(
+                    f"a language that is swept has utterances in train, selection and test in {corpus.name}",
+                    f"none in {split} for {language}",
+                    "add recordings, or deal them to the splits anew",
+                )
 
 
 def check_assets(settings: Settings) -> None:

@@ -134,7 +134,7 @@ class Bench:
             return known
         checkpoint = self.store.checkpoint_folder(fingerprint(probe))
         if checkpoint.is_dir():
-            model = load(checkpoint)
+            model = load(checkpoint).to(_device())
         else:
             model, _ = yield from self._heal(cell, base, block)
             self.store.put_folder(checkpoint, model.save)

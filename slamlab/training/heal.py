@@ -13,7 +13,7 @@ import torch
 
 from slamlab.data.batching import Example
 from slamlab.errors import ModelError
-from slamlab.model.slam import SlamModel
+from slamlab.model.slam import SlamModel, cast
 from slamlab.training.loop import Step, train
 from slamlab.zoo.profiles import HealRecipe
 
@@ -46,7 +46,7 @@ def heal(
     try:
         yield from train(model, batches, recipe.train)
     finally:
-        model.to(dtype)  # first: a merge in bf16 would round the update away where the model itself is fp32
+        cast(model, dtype)  # first: a merge in bf16 would round the update away where the model itself is fp32
         if adapted is not None:
             model.decoder = adapted.merge_and_unload()
         model.requires_grad_(False).eval()

@@ -19,6 +19,7 @@ import torch.distributed
 from torch import nn
 
 from slamlab.errors import OptionError
+from slamlab.model.slam import cast
 from slamlab.zoo.profiles import TrainRecipe
 
 
@@ -89,7 +90,8 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
     """Wrap a model's trainable parameters in a DeepSpeed engine, and take the engine down again.
 
     Args:
-        model: Parameters with `requires_grad` are trained; the rest stay as they are.
+        model: Parameters with `requires_grad` are trained; the rest stay as they are. All take the recipe's
+            precision, and keep it.
         recipe: Optimiser, precision and ZeRO stage.
 
     Yields:
@@ -98,7 +100,9 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
     start()
     import deepspeed
 
+    cast(model, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
     own = {module: set(vars(module)) for module in model.modules()}
+    buffers = {module: dict(module._buffers) for module in model.modules()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
     wrapped, *_ = deepspeed.initialize(
@@ -107,6 +111,8 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
         config=engine_config(recipe, torch.distributed.get_world_size()),
         dist_init_required=False,
     )
+    for module, kept in buffers.items():  # DeepSpeed rounds them to bf16 too
+        module._buffers.update({name: b if b is None else b.to(wrapped.device) for name, b in kept.items()})
     try:
         yield wrapped
     finally:

@@ -33,6 +33,8 @@ from slamlab.zoo.ctranslate2 import whisper_folder
 if TYPE_CHECKING:
     import torch
 
+ENCODING_RULE = 1
+"""Part of the name of kept features: raise it when a change here (padding, cropping, precision) changes them."""
 BATCH_S = 120.0
 """Padded seconds of audio in one forward pass: bounds memory, and is enough to fill two cores or a GPU."""
 SHORTEST_SAMPLES = 400

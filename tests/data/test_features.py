@@ -68,7 +68,7 @@ def test_the_address_is_the_content(encoder: str, utterances: list[Utterance], t
     shutil.copy(utterances[0].audio, copy)
     same = Utterance(id="other", audio=copy, duration_s=0.9, language="de", text="b")
     np.testing.assert_array_equal(store.get([same])[0], expected)
-    assert len(list((tmp_path / "f" / store.fingerprint[:16]).glob("??/*.npy"))) == 1
+    assert len(list((tmp_path / "f").glob("*/??/*.npy"))) == 1
     shutil.copy(utterances[2].audio, copy)  # another recording under the name of the first
     assert store.get([same])[0].shape == (65, 16)
 
