@@ -177,7 +177,7 @@ PROFILES = {
                     projector_hidden=256,
                 ),
                 "135m": BaseRecipe(
-                    speech=TrainRecipe(num_steps=400, batch_size=8, peak_lr=1e-3, precision="bf16", zero_stage=1),
+                    speech=TrainRecipe(num_steps=1000, batch_size=8, peak_lr=1e-3, precision="bf16", zero_stage=1),
                     num_train=1500,
                     projector_hidden=1024,
                 ),
