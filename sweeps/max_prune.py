@@ -89,6 +89,8 @@ def main(
         write_results(results, out)
         render(results, settings.store, out)
     console.print(f"Report: {out / 'index.html'}", highlight=False)
+    if not results["sweep"]["finished"]:
+        raise typer.Exit(130)  # as after any interruption, so that a script notices
 
 
 def _split(values: list[str]) -> list[str]:

@@ -175,7 +175,7 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
             check_assets(settings)
             duration = f", about {clock(expected.wall_s)} of work" if expected.wall_s else ""
             console.print(
-                f"{len(settings.cells)} cells, about {expected.num_expected:.0f} trials "
+                f"{len(settings.cells)} cell{'s' * (len(settings.cells) > 1)}, about {expected.num_expected:.0f} trials "
                 f"(at most {expected.max_trials}){duration}; {settings.workers} at a time.",
                 highlight=False,
             )

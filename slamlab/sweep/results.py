@@ -57,6 +57,7 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
             "command": command,
             "commit": commit(),
             "versions": versions(),
+            "finished": campaign.finished,
             "num_trials": sum((one.record is not None) + len(one.reasons) for one in attempts),
             "num_failed": sum(one.failed for one in attempts),
         },
