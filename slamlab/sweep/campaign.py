@@ -41,6 +41,12 @@ class Campaign:
         """Whether no trial is left, running or to be started."""
         return not self.running and all(self._next_of(cell) is None for cell in self.settings.cells)
 
+    @property
+    def num_settled(self) -> int:
+        """Trials that ended for good, in this run or before."""
+        ledgers = self.ledgers.values()
+        return sum(one.settled for ledger in ledgers for one in (*ledger.singles.values(), *ledger.probes.values()))
+
     def next(self) -> Request | None:
         """Return a trial to start now, the cells that have come least far first; None where all must wait."""
         busy = {request.cell for request in self.running}

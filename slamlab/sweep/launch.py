@@ -173,16 +173,17 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
             console.print("Every trial of this sweep is in the store: nothing to compute.")
         else:
             check_assets(settings)
+            cells = f"{len(settings.cells)} cell{'s' * (len(settings.cells) > 1)}"
             duration = f", about {clock(expected.wall_s)} of work" if expected.wall_s else ""
             console.print(
-                f"{len(settings.cells)} cell{'s' * (len(settings.cells) > 1)}, about {expected.num_expected:.0f} trials "
-                f"(at most {expected.max_trials}){duration}; {settings.workers} at a time.",
+                f"{cells}, about {expected.num_expected:.0f} trials (at most {expected.max_trials}){duration}, "
+                f"{campaign.num_settled} of them in the store; {settings.workers} at a time.",
                 highlight=False,
             )
             from slamlab.sweep.orchestrate import run, start_ray
 
             start_ray(address)
-            run(campaign, Watcher(console, expected))
+            run(campaign, Watcher(console, expected.num_expected, campaign.num_settled))
             if not campaign.finished:
                 console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")
         return collect(campaign, command=command, corpus_name=corpus.name, problems=corpus.problems)

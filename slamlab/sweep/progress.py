@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from slamlab.sweep.plan import Estimate, clock
+from slamlab.sweep.plan import clock
 from slamlab.sweep.settings import Request
 from slamlab.training.base import Progress
 
@@ -22,14 +22,15 @@ class Watcher:
 
     Args:
         console: Where lines go.
-        estimate: What is expected of the sweep, for the time left.
+        num_expected: Trials expected of the whole sweep, for the time left.
+        num_settled: Trials that ended in earlier runs.
     """
 
-    def __init__(self, console: Console, estimate: Estimate) -> None:
-        self._console, self._estimate = console, estimate
+    def __init__(self, console: Console, num_expected: float, num_settled: int) -> None:
+        self._console, self._num_expected, self._num_settled = console, num_expected, num_settled
         self._began_s = time.monotonic()
         self._said_s: dict[Request, float] = {}
-        self._num_ended = 0
+        self._num_ended = num_settled
 
     def started(self, request: Request) -> None:
         """Say that a trial starts."""
@@ -69,13 +70,11 @@ class Watcher:
 
     def _left(self) -> str:
         """Return the time left, from the pace so far."""
-        remaining = self._estimate.num_expected - self._num_ended
+        remaining = self._num_expected - self._num_ended
         if remaining <= 0:
             return ""
-        pace_s = (time.monotonic() - self._began_s) / self._num_ended
-        return (
-            f"; {self._num_ended} of about {self._estimate.num_expected:.0f} trials, {clock(pace_s * remaining)} left"
-        )
+        pace_s = (time.monotonic() - self._began_s) / (self._num_ended - self._num_settled)
+        return f"; {self._num_ended} of about {self._num_expected:.0f} trials, {clock(pace_s * remaining)} left"
 
     def _say(self, request: Request, text: str, *, markup: bool = False) -> None:
         what: str = request.kind

@@ -101,7 +101,7 @@ class Store:
             record = json.loads(self._record_path(trial_fingerprint).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return record if record.get("fingerprint") == trial_fingerprint else None
+        return record if isinstance(record, dict) and record.get("fingerprint") == trial_fingerprint else None
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Keep the record of a finished trial under its fingerprint."""
