@@ -102,7 +102,6 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
 
     cast(model, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
     own = {module: set(vars(module)) for module in model.modules()}
-    buffers = {module: dict(module._buffers) for module in model.modules()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
     wrapped, *_ = deepspeed.initialize(
@@ -111,8 +110,6 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
         config=engine_config(recipe, torch.distributed.get_world_size()),
         dist_init_required=False,
     )
-    for module, kept in buffers.items():  # DeepSpeed rounds them to bf16 too
-        module._buffers.update({name: b if b is None else b.to(wrapped.device) for name, b in kept.items()})
     try:
         yield wrapped
     finally:
