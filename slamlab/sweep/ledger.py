@@ -66,6 +66,8 @@ class CellLedger:
         if "cell" not in self._study.user_attrs:
             self._study.set_user_attr("cell", cell.as_dict())
         self._running: dict[tuple[int, int], optuna.Trial] = {}
+        for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.ask()  # left between enqueueing and asking, it would be given out for the next probe
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # Its driver is gone; the trial did not fail, it was never finished.
             self._study.tell(trial.number, state=TrialState.FAIL)
