@@ -1,0 +1,229 @@
+"""A sweep without models: a small world that answers requests with records such as trials write.
+
+Hypotheses are references with words replaced, more of them the more layers go, so that every score, interval and
+verdict that a test sees comes from the real scoring.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slamlab.data.grammar import sentences
+from slamlab.errors import TrialFailed
+from slamlab.scoring.bootstrap import score_interval
+from slamlab.scoring.records import encode_records, make_records
+from slamlab.scoring.score import score_records
+from slamlab.sweep.bases import existing_folder, trained_folder
+from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.results import collect
+from slamlab.sweep.settings import Request, Settings
+from slamlab.sweep.store import Store, fingerprint
+
+SPLITS = ("selection", "test", "test-voices")
+NUM_UTTERANCES = 40
+BASE_RATE = 0.12
+SECONDS = {"base": 30.0, "probe": 20.0, "final": 10.0}
+
+
+def cell(language: str = "en", task: str = "asr", family: str = "qwen") -> Cell:
+    """Return a cell of a miniature."""
+    return Cell(family=family, scale="mini", encoder="whisper-base", task=task, language=language)
+
+
+def small_sweep(store: Path, **changed: Any) -> Settings:
+    """Return settings of a pocket sweep, with changes."""
+    given: dict[str, Any] = {
+        "name": "tiny",
+        "profile": "pocket",
+        "cells": (cell(),),
+        "corpus": "pocket",
+        "corpus_fingerprint": "0" * 64,  # no base ships for it
+        "heal": {"num_steps": 2},
+        "num_selection": NUM_UTTERANCES,
+        "num_test": NUM_UTTERANCES,
+    }
+    return Settings(store=store, **(given | changed))
+
+
+class World:
+    """Does the work of all workers.
+
+    Args:
+        settings: The sweep.
+        edges: Deepest block that does no harm, by cell.
+        num_layers: Layers of every decoder.
+        harm: Errors beyond the edge, as a multiple of the base's (of the usual base's, where it makes none).
+        test_edges: The same as `edges` for the splits that are reported, where it differs.
+        base_rate: Share of words that a base gets wrong.
+        failures: How often a trial fails before it succeeds, by (kind, cell, depth).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        edges: Mapping[Cell, int],
+        *,
+        num_layers: int = 12,
+        harm: float = 2.5,
+        test_edges: Mapping[Cell, int] | None = None,
+        base_rate: float = BASE_RATE,
+        failures: Mapping[tuple[str, Cell, int], int] | None = None,
+    ) -> None:
+        self.settings, self.store = settings, Store(settings.store)
+        self.edges, self.num_layers, self.harm, self.base_rate = edges, num_layers, harm, base_rate
+        self.test_edges = test_edges or edges
+        self.failures = dict(failures or {})
+        self.computed: list[Request] = []
+        self.trained: list[Request] = []
+
+    def run(self, request: Request) -> dict[str, Any]:
+        """Return the record of a trial, from the store where it is known."""
+        key = (request.kind, request.cell, request.depth)
+        if self.failures.get(key, 0):
+            self.failures[key] -= 1
+            raise TrialFailed(f"the {request.kind} would not work")
+        facts = self._facts(request)
+        if request.kind == "base" and existing_folder(request.cell, self.settings, self.store) is None:
+            self.trained.append(request)
+            (trained_folder(request.cell, self.settings, self.store)).mkdir(parents=True)
+        if known := self.store.read_record(fingerprint(facts)):
+            return known
+        self.computed.append(request)
+        record: dict[str, Any] = {
+            "fingerprint": fingerprint(facts),
+            "facts": facts,
+            "kind": request.kind,
+            "cell": request.cell.as_dict(),
+            "num_parameters": 1000 * (self.num_layers - request.depth),
+            "scores": {split: self._score(request, split) for split in self._splits(request.kind)},
+            "device": "cpu",
+            "device_seconds": SECONDS[request.kind],
+            "wall_seconds": SECONDS[request.kind],
+        }
+        if request.kind == "base":
+            record |= {"base": {"fingerprint": "b" * 64, "origin": "trained"}, "map": self._map()}
+        else:
+            record |= {"start": request.start, "depth": request.depth, "rung": "full"}
+        if request.kind == "final":
+            probe = self._facts(Request(kind="probe", cell=request.cell, start=request.start, depth=request.depth))
+            folder = self.store.checkpoint_folder(fingerprint(probe))
+            record["checkpoint"] = self.store.put_folder(folder, lambda draft: None)
+        else:
+            record["num_layers"] = self.num_layers
+        self.store.write_record(record)
+        return record
+
+    def _facts(self, request: Request) -> dict[str, Any]:
+        """What can change a score here: not the tolerance, nor the sweep's name."""
+        facts = {
+            "kind": request.kind,
+            "cell": request.cell.as_dict(),
+            "block": [request.start, request.depth],
+            "seed": self.settings.seed,
+            "heal": dict(self.settings.heal),
+        }
+        return json.loads(json.dumps(facts))
+
+    @staticmethod
+    def _splits(kind: str) -> tuple[str, ...]:
+        return {"base": SPLITS, "probe": SPLITS[:1], "final": SPLITS[1:]}[kind]
+
+    def _score(self, request: Request, split: str) -> dict[str, Any]:
+        task, language = request.cell.task, request.cell.language
+        edges = self.edges if split == "selection" else self.test_edges
+        rate = self.base_rate * (1 + 0.005 * request.depth)
+        if request.depth > edges[request.cell]:
+            rate = min(1.0, self.harm * (self.base_rate or BASE_RATE))
+        score, content = _answers(task, language, split, rate)
+        return score | {"hypotheses": self.store.put_bytes("hypotheses", ".jsonl", content)}
+
+    def _map(self) -> str:
+        """Keep a map whose least harmful block ends one layer before the last, at every depth."""
+        layers = np.arange(self.num_layers + 1)
+        distance = np.abs(layers[None, :] - layers[:, None]) + 1.0 * (layers[None, :] != self.num_layers - 1)
+        content = io.BytesIO()
+        np.savez(content, distance=distance)
+        return self.store.put_bytes("maps", ".npz", content.getvalue())
+
+
+@cache
+def _answers(task: str, language: str, split: str, rate: float) -> tuple[dict[str, Any], bytes]:
+    """Return the score of references of which a share of words is wrong, and the records it is the score of."""
+    drawn = sentences(NUM_UTTERANCES, SPLITS.index(split))
+    references = [texts["en" if task == "st" else language] for texts in drawn]
+    ids = [f"{language}-{split}-{i:05d}" for i in range(len(drawn))]
+    hypotheses = [_corrupt(text, rate, seed) for seed, text in enumerate(references)]
+    scored = make_records(ids, references, hypotheses, language, task)
+    score = score_records(scored.records, language, task)
+    kept = {
+        "metric": score.metric,
+        "value": score.value,
+        "ci95": score_interval(score.statistics, score.metric, num_resamples=100),
+        "num_utterances": score.num_utterances,
+        "num_empty_references": scored.num_empty_references,
+        "signature": score.signature,
+        **score.counts,
+        "num_loops": 0,
+        "num_capped": 0,
+    }
+    return kept, encode_records(scored.records)
+
+
+def _corrupt(text: str, rate: float, seed: int) -> str:
+    """Replace a share of words; what is replaced at one rate is replaced at every higher one."""
+    words = text.split()
+    draws = np.random.default_rng(seed).random(len(words))
+    return " ".join("wrong" if draw < rate else word for word, draw in zip(words, draws, strict=True))
+
+
+def events(campaign: Campaign, world: World, workers: int = 1, order: int | None = None) -> Iterator[str]:
+    """Drive a campaign to its end; yield wherever its driver could die.
+
+    Args:
+        campaign: The campaign.
+        world: Its workers.
+        workers: Trials at a time.
+        order: Seed of the order in which trials end; None for the order in which they began.
+    """
+    running: list[Request] = []
+    draw = np.random.default_rng(order)
+    while True:
+        while len(running) < workers and (request := campaign.next()) is not None:
+            campaign.begin(request)
+            running.append(request)
+            yield f"{request.kind} began"
+        if not running:
+            return
+        request = running.pop(0 if order is None else int(draw.integers(len(running))))
+        try:
+            record = world.run(request)
+        except TrialFailed as failure:
+            campaign.fail(request, str(failure))
+            yield f"{request.kind} failed"
+        else:
+            yield f"{request.kind} is in the store"
+            campaign.complete(request, record)
+            yield f"{request.kind} is in the ledger"
+
+
+def drive(settings: Settings, world: World, workers: int = 1, order: int | None = None) -> Campaign:
+    """Run a sweep to its end and return its campaign."""
+    campaign = Campaign(settings, Store(settings.store).open(min_free_bytes=0))
+    for _ in events(campaign, world, workers, order):
+        pass
+    assert campaign.finished
+    return campaign
+
+
+def results_of(campaign: Campaign) -> dict[str, Any]:
+    """Return the contents of a campaign's `results.json`."""
+    results = collect(campaign, command="python sweeps/max_prune.py", corpus_name="pocket", problems=())
+    return json.loads(json.dumps(results, allow_nan=False))

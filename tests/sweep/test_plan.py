@@ -1,0 +1,133 @@
+import io
+
+import pytest
+from rich.console import Console
+from small_world import SECONDS, World, cell, drive
+
+from slamlab.search.bisection import expected_num_probes, max_num_probes
+from slamlab.sweep.bases import trained_folder
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.plan import clock, estimate, table
+from slamlab.sweep.store import Store
+from slamlab.zoo.profiles import PROFILES
+
+EN, DE, LLAMA = cell(), cell("de"), cell(family="llama")
+LARGE = Cell(family="llama", scale="8b", encoder="wavlm-large", task="asr", language="en")
+
+
+def _estimate(settings):
+    return estimate(settings, Store(settings.store))
+
+
+def _files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def _shown(expected, width=160):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(expected))
+    return console.file.getvalue()
+
+
+def test_the_numbers_of_heals_are_the_searchs(make_settings):
+    expected = _estimate(make_settings(cells=(EN, LLAMA, LARGE)))
+    assert [one.num_layers for one in expected.cells] == [12, 12, 32]
+    assert [one.num_probes for one in expected.cells] == [expected_num_probes(n) for n in (12, 12, 32)]
+    assert [one.max_probes for one in expected.cells] == [max_num_probes(n) for n in (12, 12, 32)]
+    assert expected.num_expected == pytest.approx(sum(expected_num_probes(n) + 2 for n in (12, 12, 32)))
+    assert expected.max_trials == sum(max_num_probes(n) + 2 for n in (12, 12, 32))
+
+
+def test_a_sweep_stays_within_its_plan(make_settings):
+    settings = make_settings(cells=(EN, DE, LLAMA))
+    expected = _estimate(settings)
+    world = World(settings, {EN: 7, DE: 11, LLAMA: 0})
+    drive(settings, world)
+    assert len(world.computed) <= expected.max_trials
+
+
+def test_planning_runs_nothing_and_writes_nothing(make_settings):
+    settings = make_settings()
+    _shown(_estimate(settings))
+    assert not settings.store.exists()
+    drive(settings, World(settings, {EN: 4}))
+    before = _files(settings.store)
+    _shown(_estimate(settings))
+    assert _files(settings.store) == before
+
+
+def test_recorded_timings_are_used_once_there_are_some_of_every_kind(make_settings):
+    settings = make_settings()
+    assumed = _estimate(settings).device_s
+    drive(settings, World(settings, {EN: 4}))
+    expected = _estimate(settings)
+    measured = SECONDS["base"] + expected.cells[0].num_probes * SECONDS["probe"] + SECONDS["final"]
+    assert expected.device_s == pytest.approx(measured)
+    assert expected.device_s != pytest.approx(assumed)
+    # Timings serve other cells of the scale, whatever the family; one that lacks a kind serves nobody.
+    assert _estimate(make_settings(cells=(LLAMA,), base=str(settings.store))).device_s == pytest.approx(measured)
+    for record in Store(settings.store).records():
+        if record["kind"] == "final":
+            (settings.store / "trials" / f"{record['fingerprint']}.json").unlink()
+    assert _estimate(settings).device_s != pytest.approx(measured)
+
+
+def test_what_was_never_timed_is_said_so(make_settings):
+    expected = _estimate(make_settings(cells=(EN, LARGE)))
+    assert expected.cells[0].device_s is not None
+    assert expected.cells[1].device_s is None
+    assert (expected.device_s, expected.wall_s) == (None, None)
+    assert "never timed" in _shown(expected)
+
+
+def test_longer_healing_is_expected_to_take_longer(make_settings):
+    short, long = (_estimate(make_settings(heal={"num_steps": steps})).device_s for steps in (10, 1000))
+    assert long > short
+
+
+def test_a_base_is_trained_once_for_the_cells_that_share_it(make_settings):
+    settings = make_settings(cells=(EN, DE))
+    first, second = _estimate(settings).cells
+    assert (first.origin, second.origin) == ("to be trained", "to be trained")
+    assert first.device_s > second.device_s
+    assert first.disk_bytes > second.disk_bytes
+    trained_folder(EN, settings, Store(settings.store)).mkdir(parents=True)
+    first, second = _estimate(settings).cells
+    assert (first.origin, second.origin) == ("trained", "trained")
+    assert first.device_s == second.device_s
+
+
+def test_the_origin_of_a_base(make_settings, tmp_path):
+    (given,) = _estimate(make_settings(base=str(tmp_path))).cells
+    assert given.origin == "given"
+    (trained,) = _estimate(make_settings(base="train")).cells
+    assert trained.origin == "to be trained"
+
+
+def test_workers_share_the_work_but_a_cell_has_one_at_a_time(make_settings):
+    alone = _estimate(make_settings(cells=(EN, DE, LLAMA)))
+    assert alone.wall_s == pytest.approx(alone.device_s)
+    assert _estimate(make_settings(cells=(EN, DE, LLAMA), workers=2)).wall_s == pytest.approx(alone.device_s / 2)
+    assert _estimate(make_settings(cells=(EN, DE, LLAMA), workers=9)).wall_s == pytest.approx(alone.device_s / 3)
+
+
+def test_disk_is_that_of_the_base_and_of_healed_models(make_settings):
+    (large,) = _estimate(make_settings(cells=(LARGE,))).cells
+    weights = 8.03e9 * 4
+    assert weights < large.disk_bytes <= weights * (1 + large.max_probes)
+
+
+def test_the_table_names_every_cell_and_the_totals(make_settings):
+    shown = _shown(_estimate(make_settings(cells=(EN, LLAMA))))
+    assert "Plan: nothing has been run" in shown
+    for one in (EN, LLAMA):
+        assert one.name in shown
+    assert f"at most {2 * (max_num_probes(12) + 2)}" in " ".join(shown.split())
+    assert PROFILES["pocket"].encoder in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599.6, "1:00:00"), (36_061, "10:01:01")]
+)
+def test_a_clock(seconds, shown):
+    assert clock(seconds) == shown
