@@ -187,6 +187,7 @@ def _probes(campaign: Campaign, cell: Cell) -> list[dict[str, Any]]:
             "split": "selection",
             "status": "complete" if attempts.record else "failed",
             "num_failed_attempts": len(attempts.reasons),
+            **dict.fromkeys(("value", "relative_degradation", "ci95", "hypotheses", "fingerprint", "wall_seconds")),
         }
         if attempts.reasons:
             probe["reason"] = "; then: ".join(attempts.reasons)

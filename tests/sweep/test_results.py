@@ -221,7 +221,7 @@ def test_a_probe_that_failed_has_a_reason_and_no_value(make_settings, tmp_path):
     (failed,) = [probe for probe in results["probes"] if probe["status"] == "failed"]
     assert (failed["depth"], failed["num_failed_attempts"]) == (4, 2)
     assert failed["reason"] == "the probe would not work; then: the probe would not work"
-    assert "value" not in failed
+    assert failed["value"] is None
     assert (found["max_depth"], found["num_heals"]) == (3, len(results["probes"]) - 1)
     assert results["sweep"]["num_failed"] == 1
 
