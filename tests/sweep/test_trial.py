@@ -1,0 +1,275 @@
+"""One trial from top to bottom: real speech, real encoder, a random miniature, real healing; nothing of it good."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import slamlab
+from slamlab.data.grammar import sentences
+from slamlab.errors import ModelError
+from slamlab.model.slam import SlamConfig, SlamModel
+from slamlab.scoring.records import read_records
+from slamlab.scoring.score import score_records
+from slamlab.sweep.cells import Cell
+from slamlab.sweep.settings import Request, Settings
+from slamlab.sweep.store import Store, fingerprint
+from slamlab.sweep.trial import Bench
+from slamlab.zoo.corpora import open_corpus
+from slamlab.zoo.decoders import find_decoder, new_mini, train_tokenizer
+
+CELL = Cell(family="qwen", scale="mini", encoder="whisper-base", task="asr", language="en")
+BASE = Request(kind="base", cell=CELL)
+PROBE, FINAL = (Request(kind=kind, cell=CELL, start=4, depth=3) for kind in ("probe", "final"))
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """Return where speech, frames and converted weights are made once for all stores of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Return the folder of a random model of 12 layers."""
+    tokenizer = train_tokenizer([" " + text for texts in sentences(200, 0) for text in texts.values()])
+    config = SlamConfig(
+        family="qwen", scale="mini", encoder="whisper-base", encoder_width=512, stack=5, projector_hidden=32
+    )
+    torch.manual_seed(0)
+    decoder = new_mini(find_decoder("qwen", "mini"), tokenizer, seed=0)
+    folder = tmp_path_factory.mktemp("base") / "qwen-mini"
+    SlamModel(config, decoder, tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_bench(tmp_path_factory, speech, base):
+    """Return a function that makes a bench on a store of its own, or on a given one."""
+
+    def make(store=None, **changed):
+        if store is None:
+            store = Store(tmp_path_factory.mktemp("runs")).open(min_free_bytes=0).root
+            (store / "cache").symlink_to(speech)
+        given = {
+            "name": "trial",
+            "profile": "pocket",
+            "cells": (CELL,),
+            "corpus": "pocket",
+            "corpus_fingerprint": open_corpus("pocket", speech, seed=0).fingerprint,
+            "base": str(base),
+            "heal": {"num_steps": 2, "batch_size": 2, "r": 4, "num_train": 4},
+            "num_selection": 6,
+            "num_test": 4,
+            # Of an untrained model every answer is as bad as any: with this much tolerance a checkpoint is kept.
+            "tolerance": 9.0,
+        }
+        return Bench(Settings(store=store, **(given | changed)))
+
+    return make
+
+
+def _finish(steps):
+    """Run a trial to its end; return its record and the stages that it went through."""
+    stages = []
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value, stages
+        assert 0 <= progress.step <= progress.num_steps
+        if progress.stage not in stages:
+            stages.append(progress.stage)
+
+
+def _weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _measured(record):
+    """Return a record without what may differ from run to run."""
+    return {name: value for name, value in record.items() if name not in ("wall_seconds", "device_seconds")}
+
+
+@pytest.fixture(scope="module")
+def ran(new_bench):
+    """Run base, probe and final of one block, in the order of a sweep."""
+    bench = new_bench()
+    records, stages = {}, {}
+    for request in (BASE, PROBE, FINAL):
+        records[request.kind], stages[request.kind] = _finish(bench.run(request))
+        if request.kind == "base":
+            before = _weights(bench._base.model)
+    return bench, records, stages, before
+
+
+def test_a_base_is_scored_on_every_split_and_mapped(ran):
+    bench, records, stages, _ = ran
+    record = records["base"]
+    assert list(record["scores"]) == ["selection", "test", "test-voices"]
+    assert [score["num_utterances"] for score in record["scores"].values()] == [6, 4, 4]
+    assert stages["base"] == ["decode selection", "decode test", "decode test-voices", "map"]
+    assert (record["num_layers"], record["base"]["origin"]) == (12, "given")
+    assert record["num_parameters"] == bench._base.model.num_parameters()
+    with np.load(bench.store.root / record["map"]) as arrays:
+        distance = arrays["distance"]
+    assert distance.shape == (13, 13)
+    above = distance[np.triu_indices(13, 1)]
+    assert np.isfinite(above).all()
+    assert (above > 0).all()
+
+
+def test_a_probe_heals_and_is_scored_on_the_selection_split_alone(ran):
+    _, records, stages, _ = ran
+    record = records["probe"]
+    assert list(record["scores"]) == ["selection"]
+    assert stages["probe"] == ["features", "heal", "decode selection"]
+    assert (record["start"], record["depth"], record["num_layers"]) == (4, 3, 12)
+    assert len(record["losses"]) == 2
+    assert all(0 < loss < 20 for loss in record["losses"])
+    assert record["facts"]["block"] == {"start": 4, "depth": 3}
+    assert record["facts"]["heal"]["train"]["num_steps"] == 2
+
+
+def test_a_probe_has_fewer_weights_by_those_of_its_block(ran):
+    bench, records, _, _ = ran
+    layer = sum(p.numel() for p in bench._base.model.decoder.model.layers[0].parameters())
+    assert records["probe"]["num_parameters"] == records["base"]["num_parameters"] - 3 * layer
+
+
+def test_a_final_scores_the_probes_checkpoint_on_the_splits_that_are_reported(ran):
+    bench, records, stages, _ = ran
+    record = records["final"]
+    assert list(record["scores"]) == ["test", "test-voices"]
+    assert stages["final"] == ["decode test", "decode test-voices"], "it heals no second time"
+    assert record["checkpoint"] == bench.store.relative(bench.store.checkpoint_folder(records["probe"]["fingerprint"]))
+    model = slamlab.load(bench.store.root / record["checkpoint"])
+    assert model.decoder.config.num_hidden_layers == 9
+    assert model.num_parameters() == record["num_parameters"] == records["probe"]["num_parameters"]
+
+
+def test_a_score_is_that_of_the_hypotheses_that_are_kept(ran):
+    bench, records, _, _ = ran
+    for record in records.values():
+        for split, score in record["scores"].items():
+            kept = read_records(bench.store.root / score["hypotheses"])
+            again = score_records(kept, "en", "asr")
+            assert score["value"] == again.value
+            assert score["signature"] == again.signature
+            assert score["ci95"][0] <= score["value"] <= score["ci95"][1]
+            said = {u.id: u.text for u in bench.corpus.utterances("en", split, 6)}
+            assert all(said[one.id] == one.reference for one in kept)
+
+
+def test_a_record_is_in_the_store_as_it_was_returned(ran):
+    bench, records, _, _ = ran
+    for record in records.values():
+        assert record["fingerprint"] == fingerprint(record["facts"])
+        assert bench.store.read_record(record["fingerprint"]) == json.loads(json.dumps(record))
+        assert record["wall_seconds"] > 0
+        assert record["device_seconds"] > 0
+        assert record["device"]
+
+
+def test_the_base_in_memory_is_bit_for_bit_what_it_was(ran):
+    bench, _, _, before = ran
+    after = bench._base.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert len(bench._base.model.decoder.model.layers) == 12
+
+
+def test_an_equal_trial_is_read_not_run(ran, new_bench):
+    bench, records, _, _ = ran
+    again = new_bench(bench.store.root)
+    for request in (BASE, PROBE, FINAL):
+        began_s = time.perf_counter()
+        record, stages = _finish(again.run(request))
+        assert stages == []
+        assert record == json.loads(json.dumps(records[request.kind])), "times included: nothing was run"
+        if request != BASE:  # which had the model to load
+            assert time.perf_counter() - began_s < records[request.kind]["wall_seconds"]
+
+
+def test_a_probe_is_the_same_in_another_store_and_whatever_ran_before(ran, new_bench):
+    _, records, _, _ = ran
+    fresh = new_bench()
+    torch.manual_seed(1234)  # a worker's state is no part of a trial
+    other, _ = _finish(fresh.run(Request(kind="probe", cell=CELL, start=0, depth=1)))
+    record, _ = _finish(fresh.run(PROBE))
+    assert _measured(json.loads(json.dumps(record))) == _measured(json.loads(json.dumps(records["probe"])))
+    assert other["fingerprint"] != record["fingerprint"]
+    assert other["losses"] != record["losses"]
+
+
+def test_a_final_without_a_checkpoint_heals_to_the_same_answers(ran, new_bench):
+    bench, records, _, _ = ran
+    checkpoint = bench.store.root / records["final"]["checkpoint"]
+    moved = bench.store.root / "moved"
+    checkpoint.rename(moved)
+    (bench.store.root / "trials" / f"{records['final']['fingerprint']}.json").unlink()
+    try:
+        record, stages = _finish(new_bench(bench.store.root).run(FINAL))
+        assert "heal" in stages
+        assert _measured(json.loads(json.dumps(record))) == _measured(json.loads(json.dumps(records["final"])))
+        assert (checkpoint / "slam.json").is_file()
+    finally:
+        shutil.rmtree(moved)
+
+
+def test_what_cannot_win_leaves_no_checkpoint(new_bench):
+    bench = new_bench(tolerance=0.5)
+    base, _ = _finish(bench.run(BASE))
+    base["scores"]["selection"]["value"] = 0.0  # as if it made no error: nothing random comes near
+    bench.store.write_record(base)
+    probe, _ = _finish(bench.run(PROBE))
+    assert probe["scores"]["selection"]["value"] > 0
+    assert not bench.store.checkpoint_folder(probe["fingerprint"]).exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": 1}, {"num_selection": 5}, {"heal": {"num_steps": 3, "batch_size": 2, "r": 4, "num_train": 4}}],
+    ids=["seed", "selection", "steps"],
+)
+def test_another_recipe_is_another_trial(ran, new_bench, changed):
+    steps = new_bench(ran[0].store.root, **changed).run(PROBE)
+    assert next(steps).stage == "features", "it was taken for one that the store has"
+    steps.close()
+
+
+def test_another_base_is_another_trial(ran, new_bench, base, tmp_path):
+    other = shutil.copytree(base, tmp_path / "base")
+    projector = load_file(other / "projector.safetensors")
+    projector["up.weight"].view(-1)[0] += 1
+    save_file(projector, other / "projector.safetensors")
+    steps = new_bench(ran[0].store.root, base=str(other)).run(PROBE)
+    assert next(steps).stage == "features"
+    steps.close()
+
+
+def test_a_copied_base_with_a_card_is_the_same_base(ran, new_bench, base, tmp_path):
+    other = shutil.copytree(base, tmp_path / "base")
+    (other / "README.md").write_text("All about it.")
+    (other / "card.json").write_text("{}")
+    record, stages = _finish(new_bench(ran[0].store.root, base=str(other)).run(PROBE))
+    assert stages == []
+    assert record["fingerprint"] == ran[1]["probe"]["fingerprint"]
+
+
+def test_who_asks_changes_no_fingerprint(ran, new_bench):
+    bench, records, _, _ = ran
+    other = new_bench(bench.store.root, name="other", workers=3, tolerance=0.1, alpha=0.2)
+    record, stages = _finish(other.run(PROBE))
+    assert stages == []
+    assert record["fingerprint"] == records["probe"]["fingerprint"]
+
+
+def test_a_given_base_of_another_encoder_is_refused(new_bench):
+    bench = new_bench()
+    with pytest.raises(ModelError, match=r"listens through whisper-base \(512 wide\), got --encoder whisper-tiny\.en"):
+        _finish(bench.run(Request(kind="base", cell=Cell(**(CELL.as_dict() | {"encoder": "whisper-tiny.en"})))))
