@@ -98,6 +98,9 @@ MISTAKES = [
     (["--data", "librispeech"], "got 'librispeech'"),
     (["--data", "missing.jsonl"], "got missing.jsonl"),
     (["--name", "../up"], "got '../up'"),
+    (["--seed", "-1"], "got -1"),
+    (["--address", "127.0.0.1:1"], "got 127.0.0.1:1"),
+    (["--address", "cluster"], "got cluster"),
     (["--store", "/proc/self/runs"], "got /proc/self/runs"),
 ]
 

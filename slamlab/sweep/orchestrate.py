@@ -8,6 +8,7 @@ own state is never restored: what a sweep knows is in the ledger, and a run star
 from __future__ import annotations
 
 import os
+import socket
 import time
 import traceback
 from dataclasses import dataclass
@@ -29,24 +30,40 @@ from slamlab.sweep.settings import Request, Settings
 from slamlab.training.base import Progress
 
 REPORT_EVERY_S = 5.0
+CALL_S = 10.0
 OBJECT_STORE_BYTES = 200_000_000
 """Nothing but settings travels through Ray's object store on one machine."""
 
 
 def start_ray(address: str | None = None) -> dict[str, float]:
-    """Join the cluster at `address`, or start Ray on this machine alone, and return the resources there are."""
+    """Join the cluster at `address`, or start Ray on this machine alone, and return the resources there are.
+
+    Raises:
+        OptionError: No cluster answers at the address.
+    """
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
             _stay_on_loopback()
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
+            if address not in (None, "auto"):
+                _call(address)
             ray.init(address=address or "local", **options)
         except ConnectionError:
             raise OptionError(
                 "--address names a running Ray cluster", address, "start one (ray up), or leave it out"
             ) from None
     return ray.cluster_resources()
+
+
+def _call(address: str) -> None:
+    """Raise ConnectionError where nobody answers at HOST:PORT: Ray itself would go on asking for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CALL_S).close()
+    except (OSError, OverflowError, ValueError) as error:  # nobody there, or no port
+        raise ConnectionError(address) from error
 
 
 def _stay_on_loopback() -> None:

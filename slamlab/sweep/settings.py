@@ -61,6 +61,8 @@ class Settings:
             raise OptionError("the tolerance is 0 or more", self.tolerance, "pass for example --tolerance 0.25")
         if not 0 < self.alpha < 0.5:
             raise OptionError("alpha lies between 0 and 0.5", self.alpha, "pass for example --alpha 0.05")
+        if self.seed < 0:
+            raise OptionError("the seed is 0 or more", self.seed, "pass for example --seed 0")
         if self.num_selection < 2 or self.num_test < 2:
             raise OptionError(
                 "at least 2 utterances are scored", min(self.num_selection, self.num_test), "ask for more"

@@ -20,6 +20,7 @@ CELL = Cell(family="qwen", scale="mini", encoder="whisper-base", task="asr", lan
         ({"alpha": 0.0}, "alpha lies between 0 and 0.5, got 0.0: pass for example --alpha 0.05."),
         ({"alpha": 0.5}, "alpha lies between 0 and 0.5, got 0.5: "),
         ({"alpha": float("nan")}, "alpha lies between 0 and 0.5, got nan: "),
+        ({"seed": -1}, "the seed is 0 or more, got -1: "),
         ({"workers": 0}, "at least 1 trial runs at a time, got 0: pass --workers 1 or more."),
         ({"num_selection": 1}, "at least 2 utterances are scored, got 1: "),
         ({"num_test": 0}, "at least 2 utterances are scored, got 0: "),
