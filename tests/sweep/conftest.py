@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import sqlalchemy
 import torch
 from small_world import small_sweep
 
+import slamlab.sweep.campaign
+from slamlab.scoring.score import degradation
 from slamlab.sweep.settings import Settings
 
 
@@ -22,6 +25,21 @@ def _light() -> None:
     @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
     def do_not_sync(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous=OFF")
+
+
+_remembered = cache(lambda base, pruned, *which, **how: degradation(base, pruned, *which, **how))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _remember() -> Iterator[None]:
+    """Bootstrap a pair of models once: equal sweeps are gone through many times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            slamlab.sweep.campaign,
+            "degradation",
+            lambda base, pruned, *which, **how: _remembered(tuple(base), tuple(pruned), *which, **how),
+        )
+        yield
 
 
 @pytest.fixture

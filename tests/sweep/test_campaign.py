@@ -5,16 +5,13 @@ import shutil
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from itertools import islice
 
 import pytest
 import sqlalchemy
 from small_world import World, cell, drive, events, results_of, small_sweep
 
-import slamlab.sweep.campaign
 import slamlab.sweep.results
-from slamlab.scoring.score import degradation
 from slamlab.search.bisection import Recommendation, max_num_probes
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.settings import Request
@@ -25,18 +22,10 @@ EDGES = {EN: 4, DE: 7, DE_EN: 1, LLAMA: 0}
 FIRST_BLOCK = {"depth": 3, "start": 8}  # a quarter of 12 layers, ending before the last: as the world's map says
 
 
-_remembered = cache(lambda base, pruned, *which, **how: degradation(base, pruned, *which, **how))
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _remember():
-    """Remember degradations, look for no commit or versions: equal sweeps are gone through many times here."""
+def _no_look_ups():
+    """Look for no commit and no versions: results are collected many times here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            slamlab.sweep.campaign,
-            "degradation",
-            lambda base, pruned, *which, **how: _remembered(tuple(base), tuple(pruned), *which, **how),
-        )
         patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
         patch.setattr(slamlab.sweep.results, "versions", dict)
         yield

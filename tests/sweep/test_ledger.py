@@ -1,10 +1,13 @@
 import json
+import shutil
+from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small_world import World, cell, drive, events
+from small_world import World, cell, drive, events, small_sweep
 
+from slamlab.search.bisection import Recommendation
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.ledger import JUDGED, MAX_ATTEMPTS, Attempts, open_ledger
 from slamlab.sweep.settings import Request
@@ -12,6 +15,7 @@ from slamlab.sweep.store import Store
 
 EN, LLAMA = cell(), cell(family="llama")
 EDGES = {EN: 4, LLAMA: 0}
+ANSWER = Recommendation(start=7, depth=4, verdict="feasible")
 
 
 def _studies(settings):
@@ -124,6 +128,18 @@ def test_what_was_only_enqueued_is_given_to_nobody(make_settings):
         assert (attempts.record["depth"], attempts.record["start"]) == (depth, start)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the settings of a finished sweep, whose store is to be copied before it is damaged."""
+    settings = small_sweep(tmp_path_factory.mktemp("whole") / "runs")
+    drive(settings, World(settings, EDGES))
+    return settings
+
+
+def _copy(whole, tmp_path):
+    return replace(whole, store=shutil.copytree(whole.store, tmp_path / "runs"))
+
+
 def _damage(store, kind, how, depth=4):
     (path,) = [
         store.root / "trials" / f"{record['fingerprint']}.json"
@@ -135,43 +151,39 @@ def _damage(store, kind, how, depth=4):
 
 @pytest.mark.parametrize("how", ["lost", "cut"])
 @pytest.mark.parametrize("kind", ["base", "probe", "final"])
-def test_a_damaged_record_is_computed_again_and_nothing_else(make_settings, kind, how):
-    settings = make_settings()
-    before = drive(settings, World(settings, EDGES))
+def test_a_damaged_record_is_computed_again_and_nothing_else(whole, tmp_path, kind, how):
+    settings = _copy(whole, tmp_path)
     store = Store(settings.store)
     num_records = len(store.records())
     _damage(store, kind, how)
     world = World(settings, EDGES)
     after = drive(settings, world)
     assert [request.kind for request in world.computed] == [kind]
-    assert after.recommendation(EN) == before.recommendation(EN)
+    assert after.recommendation(EN) == ANSWER
     assert len(store.records()) == num_records
     assert Campaign(settings, store).finished
 
 
-def test_a_lost_probe_that_no_answer_rests_on_is_let_go(make_settings):
-    settings = make_settings()
-    before = drive(settings, World(settings, EDGES))
+def test_a_lost_probe_that_no_answer_rests_on_is_let_go(whole, tmp_path):
+    settings = _copy(whole, tmp_path)
     _damage(Store(settings.store), "probe", "lost", depth=3)
     world = World(settings, EDGES)
-    assert drive(settings, world).recommendation(EN) == before.recommendation(EN)
+    assert drive(settings, world).recommendation(EN) == ANSWER
     assert world.computed == []
 
 
-def test_changed_settings_are_another_study_and_the_first_stays(make_settings):
-    settings = make_settings()
-    drive(settings, World(settings, EDGES))
+def test_changed_settings_are_another_study_and_the_first_stays(whole, tmp_path):
+    settings = _copy(whole, tmp_path)
     for changed in ({"tolerance": 0.5}, {"heal": {"num_steps": 3}}, {"seed": 7}):
-        other = make_settings(**changed)
+        other = replace(settings, **changed)
         assert open_ledger(other, Store(other.store))[EN].probes == {}
     assert len(_studies(settings)) == 4
     assert len(open_ledger(settings, Store(settings.store))[EN].probes) == 4
 
 
-def test_changed_hands_go_on_with_the_study(make_settings):
-    settings = make_settings()
-    drive(settings, World(settings, EDGES))
-    again = make_settings(workers=8)
+def test_changed_hands_go_on_with_the_study(whole, tmp_path):
+    settings = _copy(whole, tmp_path)
+    again = replace(settings, workers=8)
     assert len(open_ledger(again, Store(again.store))[EN].probes) == 4
     assert len(_studies(settings)) == 1
 

@@ -13,6 +13,8 @@ from small_world import SECONDS, World, cell, drive, events, results_of, small_s
 
 from slamlab.report.page import render
 from slamlab.report.results import SCHEMA_VERSION, read_results, write_results
+from slamlab.scoring.records import read_records
+from slamlab.scoring.score import degradation
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.results import PACKAGES, collect, commit, versions
 from slamlab.sweep.store import Store
@@ -145,13 +147,18 @@ def test_every_value_can_be_computed_again_from_its_hypotheses(driven):
     assert checked == {"asr", "st"}
 
 
-def test_a_relative_degradation_is_that_of_the_two_values(driven):
-    _, results = driven
-    baselines = {json.dumps([found[name] for name in CELL_KEYS]): found["selection"] for found in results["cells"]}
+def test_a_relative_degradation_is_that_of_the_two_values_and_its_interval_that_of_the_seed(driven):
+    campaign, results = driven
+    baselines = {tuple(found[name] for name in CELL_KEYS): found["selection"]["baseline"] for found in results["cells"]}
     for probe in results["probes"]:
-        base = baselines[json.dumps([probe["cell"][name] for name in CELL_KEYS])]["baseline"]["value"]
+        base = baselines[tuple(probe["cell"].values())]
         sign = 1 if probe["cell"]["task"] == "asr" else -1
-        assert probe["relative_degradation"] == pytest.approx(sign * (probe["value"] - base) / base)
+        change = sign * (probe["value"] - base["value"]) / base["value"]
+        assert probe["relative_degradation"] == pytest.approx(change)
+        records = [read_records(campaign.store.root / one["hypotheses"]) for one in (base, probe)]
+        again = degradation(*records, probe["cell"]["language"], probe["cell"]["task"], tolerance=0.3, seed=5)
+        assert probe["ci95"] == list(again.ci95)
+        assert probe["p_within"] == again.p_within
 
 
 def test_the_report_takes_it(driven, tmp_path):

@@ -130,6 +130,25 @@ def test_threads_that_write_the_same_folder_keep_one_whole(store):
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
+def test_whoever_sees_a_folder_sees_all_of_it(store):
+    path, seen = store.base_folder("a" * 64), []
+
+    def look():
+        while not path.exists():
+            pass
+        seen.append(len(list(path.iterdir())))
+
+    def fill(draft):
+        for index in range(300):
+            (draft / str(index)).write_bytes(b"weights")
+
+    reader = threading.Thread(target=look, daemon=True)
+    reader.start()
+    store.put_folder(path, fill)
+    reader.join()
+    assert seen == [300]
+
+
 def _keep_in_process(root, index, ready):
     store = Store(root)
     ready.wait()
