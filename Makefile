@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: sweep test lint clean
 
 sweep: $(STAMP)
-	$(BIN)/python sweeps/max_prune.py --family qwen
+	$(BIN)/python sweeps/max_prune.py --family qwen --profile pocket
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -73,11 +73,15 @@ def main(
         }  # fmt: skip
         questions = [_split(option) for option in (family, scale, encoder, task, language)]
         families, scales, encoders, tasks, languages = questions
+        heal = {option: value for option, value in heal.items() if value is not None}
+        defaults = {"tolerance": 0.25, "alpha": 0.05, "base": "auto", "seed": 0, "num_selection": None, "num_test": None}
+        asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test}
+        changed = {option: value for option, value in asked.items() if value != defaults[option]} | heal
+        title = launch.sweep_name("max_prune", *questions, [Path(data).stem] if data else [], changed=changed)
         settings, corpus = launch.prepare(
-            chosen, name=name or launch.sweep_name("max_prune", *questions, [Path(data).stem] if data else []), families=families,
+            chosen, name=name or title, families=families,
             scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
-            heal={option: value for option, value in heal.items() if value is not None}, num_selection=num_selection,
-            num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
+            heal=heal, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
             workers=launch.default_workers(chosen, address) if workers is None else workers,
         )  # fmt: skip
         if plan:

@@ -15,7 +15,8 @@ import sacrebleu
 ROOT = Path(__file__).parents[1]
 SIZE = ["--family", "qwen", "--task", "asr,st", "--language", "de", "--tolerance", "0.5"]
 SIZE += ["--heal-steps", "4", "--num-train", "32", "--num-selection", "24", "--num-test", "24"]
-NAME = "max_prune-qwen-asr-st-de"
+NAME = "reduced"
+SIZE += ["--name", NAME]
 
 pytestmark = pytest.mark.end_to_end
 

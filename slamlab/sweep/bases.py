@@ -9,8 +9,8 @@ from pathlib import Path
 
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import Corpus
-from slamlab.errors import ModelError
-from slamlab.model.slam import SlamModel, load
+from slamlab.errors import AssetError, ModelError
+from slamlab.model.slam import CONFIG_FILE, SlamModel, load
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import Store, fingerprint
@@ -72,6 +72,42 @@ def base_key(cell: Cell, recipe: BaseRecipe, corpus_fingerprint: str, seed: int)
     )
 
 
+def base_name(cell: Cell) -> tuple[str, str, str]:
+    """Return what cells with one base have in common."""
+    return cell.family, cell.scale, cell.encoder
+
+
+def base_identity(cell: Cell, base: str, corpus_fingerprint: str) -> str:
+    """Return what the base of a cell is made of, where it exists before the sweep; empty where the sweep trains it."""
+    folder = Path(base) if base not in ("auto", "train") else None
+    if base == "auto":
+        folder = shipped_folder(cell, corpus_fingerprint)
+    return _digest(folder) if folder else ""
+
+
+def check_given(folder: Path, cell: Cell) -> None:
+    """Refuse a base that was given for a cell of another family, scale or encoder.
+
+    Raises:
+        AssetError: The folder is not a SLAM model.
+        ModelError: It is a model of something else.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise AssetError(f"a SLAM model's folder holds {CONFIG_FILE}", folder, "give a folder that slamlab wrote")
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    for part, wanted in (("family", cell.family), ("scale", cell.scale)):
+        if config[part] != wanted:
+            raise ModelError(
+                f"the base in {folder} is of {part} {config[part]}", f"--{part} {wanted}", f"name the base's own {part}"
+            )
+
+
+def _digest(folder: Path) -> str:
+    """Return the sha256 over a model's files, without its card."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD_FILE, "README.md"))
+    return fingerprint([[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files])
+
+
 def existing_folder(cell: Cell, settings: Settings, store: Store) -> tuple[Path, str] | None:
     """Return the folder and origin of a base that need not be trained, None where one must be."""
     if settings.base not in ("auto", "train"):
@@ -109,6 +145,4 @@ def find_base(
             f"--encoder {cell.encoder} ({features.spec.width} wide)",
             "name the base's own encoder",
         )
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD_FILE, "README.md"))
-    digest = fingerprint([[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files])
-    return Base(name=(cell.family, cell.scale, cell.encoder), model=model, fingerprint=digest, origin=origin)
+    return Base(name=base_name(cell), model=model, fingerprint=_digest(folder), origin=origin)

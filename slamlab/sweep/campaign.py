@@ -16,7 +16,7 @@ from slamlab.scoring.records import read_records
 from slamlab.scoring.score import degradation
 from slamlab.scoring.verdict import judge
 from slamlab.search.bisection import Probe, Recommendation, next_depth, recommend
-from slamlab.sweep.bases import existing_folder
+from slamlab.sweep.bases import base_name, existing_folder
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.ledger import open_ledger
 from slamlab.sweep.settings import Request, Settings
@@ -50,9 +50,9 @@ class Campaign:
     def next(self) -> Request | None:
         """Return a trial to start now, the cells that have come least far first; None where all must wait."""
         busy = {request.cell for request in self.running}
-        training = {_base_name(r.cell) for r in self.running if r.kind == "base" and self._must_train(r.cell)}
+        training = {base_name(r.cell) for r in self.running if r.kind == "base" and self._must_train(r.cell)}
         for cell in sorted(self.settings.cells, key=lambda cell: len(self.ledgers[cell].probes)):
-            if cell in busy or (_base_name(cell) in training and self.ledgers[cell].singles["base"].record is None):
+            if cell in busy or (base_name(cell) in training and self.ledgers[cell].singles["base"].record is None):
                 continue
             if request := self._next_of(cell):
                 return request
@@ -138,7 +138,3 @@ class Campaign:
 def _finite(number: float) -> float | None:
     """Return a number as JSON can hold it: None where it is unbounded (a base without an edit made worse)."""
     return number if math.isfinite(number) else None
-
-
-def _base_name(cell: Cell) -> tuple[str, str, str]:
-    return cell.family, cell.scale, cell.encoder

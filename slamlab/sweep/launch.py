@@ -14,17 +14,21 @@ from rich.console import Console
 
 from slamlab.data.utterance import Corpus
 from slamlab.errors import DataError, OptionError, StoreError
+from slamlab.sweep.bases import base_identity, base_name, check_given
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
 from slamlab.sweep.plan import clock, estimate
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
-from slamlab.sweep.store import Store
+from slamlab.sweep.store import MIN_FREE_BYTES, Store, fingerprint
 from slamlab.zoo.corpora import open_corpus
 from slamlab.zoo.decoders import decoder_folder, find_decoder
 from slamlab.zoo.encoders import locate_encoder
 from slamlab.zoo.profiles import PROFILES, Profile
+
+MIN_SCORED = 10
+"""Fewer utterances than that give a bootstrap nothing to draw from."""
 
 
 def choose_profile(requested: str, address: str | None) -> tuple[Profile, str]:
@@ -49,10 +53,16 @@ def choose_profile(requested: str, address: str | None) -> tuple[Profile, str]:
     return PROFILES["paper" if num_gpus else "pocket"], f"{where} has {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
 
 
-def sweep_name(job: str, *questions: Sequence[str]) -> str:
-    """Return a name that tells sweeps with different questions apart: the job and the options that were given."""
-    given = [value for values in questions for value in values]
-    return "-".join([job, *(re.sub(r"[^\w.]+", "-", Path(value).name).strip("-") for value in given)])
+def sweep_name(job: str, *questions: Sequence[str], changed: Mapping[str, Any] | None = None) -> str:
+    """Return a name that tells sweeps with different questions apart.
+
+    Args:
+        job: What the sweep does.
+        questions: Values of the options that choose its cells.
+        changed: Other options that are not at their defaults; a digest of them ends the name.
+    """
+    given = [re.sub(r"[^\w.]+", "-", Path(value).name).strip("-") for values in questions for value in values]
+    return "-".join([job, *given, *([fingerprint(changed)[:6]] if changed else [])])
 
 
 def default_workers(profile: Profile, address: str | None) -> int:
@@ -82,6 +92,7 @@ def prepare(
     tasks: Sequence[str],
     languages: Sequence[str],
     data: str | None,
+    base: str = "auto",
     store: Path,
     heal: Mapping[str, Any],
     num_selection: int | None,
@@ -98,6 +109,8 @@ def prepare(
     Raises:
         UserError: An option, corpus, encoder, decoder or store that cannot be used.
     """
+    # Workers run elsewhere: a relative path would mean another file there.
+    data, base, encoders = _absolute(data), _absolute(base) or base, [_absolute(name) or name for name in encoders]
     opened = Store(store).open()
     source = data or profile.corpus
     if source is None:
@@ -117,12 +130,17 @@ def prepare(
         languages=languages,
     )
     _check_splits(corpus, cells)
+    if base not in ("auto", "train"):
+        for cell in cells:
+            check_given(Path(base), cell)
     settings = Settings(
         name=name,
         profile=profile.name,
         cells=tuple(cells),
         corpus=source,
         corpus_fingerprint=corpus.fingerprint,
+        base=base,
+        base_identities={" ".join(base_name(cell)): base_identity(cell, base, corpus.fingerprint) for cell in cells},
         store=opened.root,
         heal=heal,
         num_selection=profile.num_selection if num_selection is None else num_selection,
@@ -132,14 +150,20 @@ def prepare(
     return settings, corpus
 
 
+def _absolute(path: str | None) -> str | None:
+    """Return an existing path as an absolute one; a name or hub id stays what it is."""
+    return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+
 def _check_splits(corpus: Corpus, cells: Sequence[Cell]) -> None:
     """Refuse a cell that could not be healed, searched or reported, before anything runs."""
     for language in dict.fromkeys(cell.language for cell in cells):
         for split in ("train", "selection", "test"):
-            if not corpus.utterances(language, split, 1):
+            found, least = len(corpus.utterances(language, split, MIN_SCORED)), 1 if split == "train" else MIN_SCORED
+            if found < least:
                 raise DataError(
-                    f"a language that is swept has utterances in train, selection and test in {corpus.name}",
-                    f"none in {split} for {language}",
+                    f"a language that is swept has {least} utterances or more in {split}: an interval of fewer is void",
+                    f"{found} for {language} in {corpus.name}",
                     "add recordings, or deal them to the splits anew",
                 )
 
@@ -169,10 +193,11 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
     with _alone(store, settings.name):
         campaign = Campaign(settings, store)
         expected = estimate(settings, store)
-        if campaign.finished:
+        if campaign.finished:  # needs no room
             console.print("Every trial of this sweep is in the store: nothing to compute.")
         else:
             check_assets(settings)
+            store.open(MIN_FREE_BYTES + round(expected.disk_bytes))
             cells = f"{len(settings.cells)} cell{'s' * (len(settings.cells) > 1)}"
             duration = f", about {clock(expected.wall_s)} of work" if expected.wall_s else ""
             console.print(

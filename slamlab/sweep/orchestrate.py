@@ -12,7 +12,7 @@ import socket
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before Ray is imported, which reads them then. No result files a trial beside our records; no `uv run` in workers.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -28,6 +28,9 @@ from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.settings import Request, Settings
 from slamlab.training.base import Progress
+
+if TYPE_CHECKING:
+    from slamlab.sweep.trial import Bench, Steps
 
 REPORT_EVERY_S = 5.0
 CALL_S = 10.0
@@ -139,13 +142,12 @@ class TrialRunner(tune.Trainable):
     """An actor that runs one trial after another, a few seconds of it at each of Tune's steps."""
 
     def setup(self, config: dict[str, Any], settings: Settings) -> None:  # type: ignore[override]
-        """Make the bench, once an actor, and begin a trial."""
+        """Begin a trial."""
         import torch
 
-        from slamlab.sweep.trial import Bench
-
         torch.set_num_threads(settings.recipes().cpus_per_trial)
-        self._bench = Bench(settings)
+        self._settings = settings
+        self._bench: Bench | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -179,7 +181,14 @@ class TrialRunner(tune.Trainable):
         self._steps.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._steps = self._bench.run(Request.from_dict(config["request"]))
+        self._steps = self._run(Request.from_dict(config["request"]))
+
+    def _run(self, request: Request) -> Steps:
+        """Run a trial on this actor's bench; the first one makes it, so that what fails there has its reason told."""
+        from slamlab.sweep.trial import Bench
+
+        self._bench = self._bench or Bench(self._settings)
+        return (yield from self._bench.run(request))
 
 
 class CampaignSearcher(Searcher):

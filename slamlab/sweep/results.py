@@ -102,7 +102,13 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     base, final = ledger.singles["base"], ledger.singles["final"]
     if base.record is None:
         reasons = "; then: ".join(base.reasons) or "not run"
-        return {**cell.as_dict(), "verdict": "failed", "reason": reasons}
+        return {
+            **cell.as_dict(),
+            **dict.fromkeys(("num_layers", "start", "metric", "baseline", "pruned")),
+            **dict.fromkeys(("max_depth", "max_fraction", "num_heals", "device_seconds", "wall_seconds"), 0),
+            "verdict": "failed",
+            "reason": reasons,
+        }
     best = campaign.recommendation(cell)
     probe = ledger.probes[best.depth, best.start].record if best.depth else None
     pruned: dict[str, dict[str, Any]] = {}
@@ -110,13 +116,19 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         pruned["selection"] = _pruned(campaign, cell, probe, "selection")
         if final.record is not None:
             pruned |= {split: _pruned(campaign, cell, final.record, split) for split in final.record["scores"]}
-    verdict, reason = best.verdict, None
+    verdict: str = best.verdict
+    reason: str | None = None
     if probe is not None and "test" not in pruned:
         verdict, reason = "undecided", "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
     elif probe is not None and pruned["test"]["verdict"] != "feasible":
         # Chosen on the selection split; an honest second look disagrees, so nothing is promised.
         verdict = "undecided"
         reason = f"{best.verdict} on the selection split, {pruned['test']['verdict']} on the test split"
+    failed = [depth for (depth, _), one in ledger.probes.items() if one.failed and depth > best.depth]
+    if failed and verdict != "undecided":
+        # The search stopped there for want of a score, not because the block does harm.
+        verdict = "undecided" if best.depth == 0 else verdict
+        reason = f"deeper blocks are open, as the probe of depth {min(failed)} failed"
     unpruned = base.record["scores"]["test"]
     if probe is not None and _is_worthless(unpruned):
         verdict = "undecided"

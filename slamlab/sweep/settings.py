@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ class Settings:
         corpus: Name or manifest, as :func:`slamlab.zoo.corpora.open_corpus` takes it.
         corpus_fingerprint: What the corpus was when the sweep began.
         base: `auto` (shipped, else kept in the store, else trained), `train` (never the shipped one), or a folder.
+        base_identities: What the base of each family, scale and encoder is made of.
         tolerance: Largest relative degradation that is accepted.
         alpha: A verdict holds with probability 1 - alpha.
         seed: Seed of training, healing and resampling.
@@ -46,6 +47,7 @@ class Settings:
     corpus_fingerprint: str
     store: Path
     base: str = "auto"
+    base_identities: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 0.25
     alpha: float = 0.05
     seed: int = 0
@@ -94,6 +96,7 @@ class Settings:
                 "cell": cell.as_dict(),
                 "corpus": self.corpus_fingerprint,
                 "base": self.base if self.base in ("auto", "train") else str(Path(self.base).absolute()),
+                "base_identity": self.base_identities.get(f"{cell.family} {cell.scale} {cell.encoder}"),
                 "tolerance": self.tolerance,
                 "alpha": self.alpha,
                 "seed": self.seed,

@@ -25,6 +25,7 @@ from slamlab.model.redundancy import AngularDistance
 from slamlab.model.slam import SlamModel, load, prompt_text
 from slamlab.model.surgery import LayerBlock
 from slamlab.scoring.bootstrap import score_interval
+from slamlab.scoring.normalise import normaliser
 from slamlab.scoring.records import encode_records, make_records
 from slamlab.scoring.score import score_records
 from slamlab.sweep.bases import Base, find_base
@@ -160,6 +161,7 @@ class Bench:
             "revision": TRIAL_REVISION,
             "task": cell.task,
             "language": cell.language,
+            "normaliser": normaliser(cell.language, cell.task).signature,
             "base": base.fingerprint,
             "encoder": self.features(cell.encoder).fingerprint,
             "corpus": self.corpus.fingerprint,

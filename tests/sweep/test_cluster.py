@@ -27,7 +27,7 @@ def test_the_schema_would_notice(cluster):
 def test_workers_come_when_needed_and_leave_when_idle(cluster):
     assert cluster["head_node_type"] in cluster["available_node_types"]
     worker = cluster["available_node_types"]["gpu_worker"]
-    assert worker["min_workers"] == 0
+    assert worker["min_workers"] == 1  # the sweep looks for a GPU when it begins
     assert worker["max_workers"] <= cluster["max_workers"]
     assert cluster["idle_timeout_minutes"] > 0
 
