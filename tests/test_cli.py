@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "sweeps" / "max_prune.py"
-SMALL = ["--heal-steps", "2", "--num-train", "8", "--num-selection", "4", "--num-test", "4"]
+SHIPPED = ROOT / "slamlab" / "zoo" / "bases" / "qwen-mini-whisper-base"
+SMALL = ["--heal-steps", "2", "--num-train", "8", "--num-selection", "12", "--num-test", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,9 @@ MISTAKES = [
     (["--profile", "pockets"], "got pockets"),
     (["--profile", "paper"], "no --data"),
     (["--base", "nowhere"], "got nowhere"),
+    (["--base", "."], "slam.json"),
+    (["--base", str(SHIPPED), "--family", "llama"], "got --family llama"),
+    (["--base", str(SHIPPED), "--scale", "7b"], "got --scale 7b"),
     (["--data", "librispeech"], "got 'librispeech'"),
     (["--data", "missing.jsonl"], "got missing.jsonl"),
     (["--name", "../up"], "got '../up'"),
@@ -212,4 +216,8 @@ def test_a_sweep_is_named_after_its_question(max_prune):
     assert (
         sweep_name("max_prune", ["qwen"], [], ["owner/name"], ["asr", "st"], ["de"]) == "max_prune-qwen-name-asr-st-de"
     )
+    assert sweep_name("max_prune", ["qwen"], changed={}) == "max_prune-qwen"
+    names = {sweep_name("max_prune", ["qwen"], changed=changed) for changed in ({"seed": 1}, {"seed": 2}, {"r": 1})}
+    assert len(names) == 3
+    assert all(name.startswith("max_prune-qwen-") for name in names)
     assert max_prune._split(["qwen, llama", "", "x,"]) == ["qwen", "llama", "x"]

@@ -127,7 +127,6 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     failed = [depth for (depth, _), one in ledger.probes.items() if one.failed and depth > best.depth]
     if failed and verdict != "undecided":
         # The search stopped there for want of a score, not because the block does harm.
-        verdict = "undecided" if best.depth == 0 else verdict
         reason = f"deeper blocks are open, as the probe of depth {min(failed)} failed"
     unpruned = base.record["scores"]["test"]
     if probe is not None and _is_worthless(unpruned):

@@ -219,6 +219,8 @@ def test_a_base_that_failed_is_a_cell_that_failed(make_settings, tmp_path):
     assert found["verdict"] == "failed"
     assert found["reason"] == "the base would not work; then: the base would not work"
     assert results["probes"] == []
+    answered = ("num_layers", "max_depth", "start", "max_fraction", "metric", "baseline", "pruned", "num_heals")
+    assert [found[name] for name in answered] == [None, 0, None, 0, None, None, None, 0]
     assert (results["sweep"]["num_trials"], results["sweep"]["num_failed"]) == (2, 1)
     assert "the base would not work" in (tmp_path / "report" / "index.html").read_text()
 
@@ -230,7 +232,14 @@ def test_a_probe_that_failed_has_a_reason_and_no_value(make_settings, tmp_path):
     assert failed["reason"] == "the probe would not work; then: the probe would not work"
     assert failed["value"] is None
     assert (found["max_depth"], found["num_heals"]) == (3, len(results["probes"]) - 1)
+    assert (found["verdict"], found["reason"]) == ("feasible", "deeper blocks are open, as the probe of depth 4 failed")
     assert results["sweep"]["num_failed"] == 1
+
+
+def test_where_nothing_but_failures_spoke_against_a_block_it_says_so(make_settings, tmp_path):
+    found, _ = _single(make_settings, tmp_path, failures={("probe", EN, 3): 9, ("probe", EN, 1): 9})
+    assert (found["max_depth"], found["verdict"], found["pruned"]) == (0, "none", None)
+    assert found["reason"] == "deeper blocks are open, as the probe of depth 1 failed"
 
 
 def test_an_answer_that_was_never_scored_on_test_is_undecided(make_settings, tmp_path):

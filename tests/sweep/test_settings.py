@@ -77,6 +77,7 @@ def test_healing_is_the_profiles_but_for_what_was_changed(make_settings):
         {"corpus_fingerprint": "1" * 64},
         {"base": "train"},
         {"profile": "paper"},
+        {"base_identities": {"qwen mini whisper-base": "1" * 64}},
     ],
     ids=str,
 )
