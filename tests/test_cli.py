@@ -25,6 +25,12 @@ def max_prune():
     return module
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder in which the few recordings that every sweep looks at are made once."""
+    return tmp_path_factory.mktemp("mistakes")
+
+
 @pytest.fixture
 def run(max_prune, tmp_path, monkeypatch):
     """Run the script in this process, in a folder of its own and with the hub out of reach."""
@@ -112,7 +118,8 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("options", "received"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, options, received):
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, monkeypatch, folder, options, received):
+    monkeypatch.chdir(folder)
     _refused(run(*options), received)
 
 
