@@ -102,6 +102,7 @@ class HealRecipe:
             "neither",
             "set a rank",
         )
+        _require(self.num_train >= 1, "a cell heals on 1 utterance or more", self.num_train, "ask for more")
         _require(0 <= self.dropout < 1, "dropout is a share in [0, 1)", self.dropout, "try 0.05")
         _require(self.side in ("before", "after"), "the receiving side is before or after", self.side, "choose one")
 
