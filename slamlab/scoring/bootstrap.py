@@ -46,12 +46,15 @@ class Degradation:
         ci95: Percentile interval; an end may be infinite, never NaN.
         tolerance: The relative degradation that is accepted.
         p_within: Fraction of resamples in which the tolerance is kept.
+        se: Standard error of the value: the standard deviation (n - 1) of the finite degradations among the
+            resamples, 0 where fewer than two are finite.
     """
 
     value: float
     ci95: tuple[float, float]
     tolerance: float
     p_within: float
+    se: float
     num_resamples: int
     seed: int
 
@@ -90,11 +93,13 @@ def paired_relative_degradation(
     degraded, within = _degrade(_resampled_sums(both, num_resamples, seed), metric, tolerance)
     degraded.sort()
     tail = num_resamples // 40  # 2.5 %; order statistics, as interpolation between infinities would give NaN
+    finite = degraded[np.isfinite(degraded)]
     return Degradation(
         value=float(point[0]),
         ci95=(float(degraded[tail]), float(degraded[num_resamples - 1 - tail])),
         tolerance=tolerance,
         p_within=float(within.mean()),
+        se=float(finite.std(ddof=1)) if len(finite) > 1 else 0.0,
         num_resamples=num_resamples,
         seed=seed,
     )

@@ -63,6 +63,7 @@ def test_wer_agrees_with_brute_force_in_exact_arithmetic(seed):
         degradations.append((pruned_wer - base_wer) / base_wer)
     assert ours.ci95 == pytest.approx([float(end) for end in _interval(degradations)], abs=1e-12)
     assert ours.p_within == pytest.approx(sum(d <= Fraction(1, 4) for d in degradations) / 400, abs=1e-12)
+    assert ours.se == pytest.approx(np.std([float(d) for d in degradations], ddof=1), abs=1e-12)
     assert 0 < ours.p_within < 1
     point = pruned.values[:, 0].sum() / base.values[:, 0].sum() - 1
     assert ours.value == pytest.approx(point, abs=1e-12)
@@ -77,6 +78,7 @@ def test_bleu_agrees_with_brute_force():
         degradations.append((before - after) / before)
     assert ours.ci95 == pytest.approx(_interval(degradations), abs=1e-12)
     assert ours.p_within == pytest.approx(np.mean(np.array(degradations) <= 0.2), abs=1e-12)
+    assert ours.se == pytest.approx(np.std(degradations, ddof=1), abs=1e-12)
     before, after = (float(bleu_of_sums(side.values.sum(axis=0))) for side in (base, pruned))
     assert ours.value == pytest.approx((before - after) / before, abs=1e-12)
 
@@ -106,10 +108,35 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.90 <= covered / 200 <= 0.99
 
 
+def test_the_standard_error_is_that_of_many_such_test_sets():
+    values, errors = [], []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        words = np.full(150, 10)
+        base, pruned = (_wer_statistics(generator.binomial(words, rate), words) for rate in (0.3, 0.36))
+        one = paired_relative_degradation(base, pruned, "wer", tolerance=0.25, num_resamples=400, seed=seed)
+        values.append(one.value)
+        errors.append(one.se)
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.15)
+
+
+def test_the_standard_error_is_of_finite_resamples_and_zero_without_two():
+    words, edits = np.full(4, 5), np.array([[1, 0, 0, 0], [1, 1, 0, 0]])
+    base, pruned = (_wer_statistics(side, words) for side in edits)
+    before, after = edits[:, _draws(4, 200, seed=5)].sum(axis=2)  # [R] each
+    finite = [(a - b) / b if b else 0.0 for b, a in zip(before, after, strict=True) if b or not a]
+    assert 1 < len(finite) < 200
+    ours = paired_relative_degradation(base, pruned, "wer", tolerance=0.25, num_resamples=200, seed=5)
+    assert ours.se == pytest.approx(np.std(finite, ddof=1), abs=1e-12)
+    assert paired_relative_degradation(base, pruned, "wer", tolerance=0.25, num_resamples=1).se == 0
+    perfect, faulty = (_wer_statistics(np.full(4, each), words) for each in (0, 1))
+    assert paired_relative_degradation(perfect, faulty, "wer", tolerance=0.25, num_resamples=50).se == 0
+
+
 def test_a_model_against_itself_does_not_degrade():
     base, _ = _random_wer_pair(0)
     same = paired_relative_degradation(base, base, "wer", tolerance=0.0, num_resamples=50)
-    assert (same.value, same.ci95, same.p_within) == (0.0, (0.0, 0.0), 1.0)
+    assert (same.value, same.ci95, same.p_within, same.se) == (0.0, (0.0, 0.0), 1.0, 0.0)
 
 
 @pytest.mark.parametrize("tolerance", [0.15, 0.29, 0.57])
