@@ -9,12 +9,15 @@ of the paper, not checked against its PDF. The projector's width and frame stack
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from slamlab.errors import OptionError
 
 Precision = Literal["fp32", "bf16"]
+MIN_SCORED = 10
+"""Fewest utterances that a rung scores, where the selection split has as many."""
 
 
 def _require(holds: bool, rule: str, received: object, remedy: str) -> None:
@@ -105,6 +108,50 @@ class HealRecipe:
         _require(self.num_train >= 1, "a cell heals on 1 utterance or more", self.num_train, "ask for more")
         _require(0 <= self.dropout < 1, "dropout is a share in [0, 1)", self.dropout, "try 0.05")
         _require(self.side in ("before", "after"), "the receiving side is before or after", self.side, "choose one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """How closely a pruned model is looked at.
+
+    Attributes:
+        name: Names it in requests and records.
+        heal_fraction: Share of the healing recipe's steps; 0 scores the model unhealed.
+        score_fraction: Share of the selection split that is scored: its first utterances, so what a lower rung scores
+            is part of what a higher one does.
+    """
+
+    name: str
+    heal_fraction: float
+    score_fraction: float
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.heal_fraction <= 1, "a rung heals for a share in [0, 1]", self.heal_fraction, "use 0 for none"
+        )
+        _require(0 < self.score_fraction <= 1, "a rung scores a share in (0, 1]", self.score_fraction, "use 1 for all")
+
+    def num_scored(self, num_selection: int) -> int:
+        """Return how many of the selection split's utterances are scored."""
+        return min(max(math.ceil(self.score_fraction * num_selection), MIN_SCORED), num_selection)
+
+    def heal_recipe(self, full: HealRecipe) -> HealRecipe | None:
+        """Return the recipe with this rung's steps, over which the learning rate runs its course; None for no heal."""
+        if self.heal_fraction == 0:
+            return None
+        num_steps = max(round(self.heal_fraction * full.train.num_steps), min(1, full.train.num_steps))
+        return replace(full, train=replace(full.train, num_steps=num_steps))
+
+
+RUNGS = {
+    rung.name: rung
+    for rung in (
+        Rung(name="unhealed", heal_fraction=0.0, score_fraction=0.25),
+        Rung(name="short", heal_fraction=0.1, score_fraction=0.5),
+        Rung(name="full", heal_fraction=1.0, score_fraction=1.0),
+    )
+}
+"""The rungs of a probe, cheapest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
