@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from slamlab.data.utterance import Corpus
 from slamlab.errors import OptionError
@@ -14,6 +14,8 @@ from slamlab.zoo.profiles import Profile
 
 TASKS = {"asr": "speech recognition", "st": "speech translation into English"}
 ALL = "all"
+JOINT = "joint"
+"""In the place of a task: all that a sweep asks of one base."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -29,12 +31,17 @@ class Cell:
     @property
     def name(self) -> str:
         """Short name, unique within a sweep, for progress lines."""
-        spoken = self.language if self.task == "asr" else f"{self.language}-en"
+        spoken = f"{self.language}-en" if self.task == "st" else self.language
         return f"{self.family}-{self.scale} {self.encoder} {self.task} {spoken}"
 
     def as_dict(self) -> dict[str, str]:
         """Return the cell as records hold it."""
         return asdict(self)
+
+
+def joint_cell(cell: Cell) -> Cell:
+    """Return the cell that stands for every cell of a sweep with this one's base, as joint trials are asked for."""
+    return replace(cell, task=JOINT, language=ALL)
 
 
 def make_cells(

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from slamlab.errors import AssetError, OptionError
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.store import fingerprint
-from slamlab.zoo.profiles import PROFILES, HealRecipe, Profile, TrainRecipe
+from slamlab.zoo.profiles import PROFILES, RUNGS, HealRecipe, Profile, TrainRecipe
 
-TRIAL_REVISION = 1
+TRIAL_REVISION = 2
 """Raised when a change of this package changes what a trial computes: old records then no longer serve."""
 
 
@@ -114,18 +114,40 @@ class Request:
 
     Attributes:
         kind: `base` scores the unpruned model and maps its redundancy; `probe` removes a block, heals, and scores on
-            the selection split; `final` scores a probe's model on the splits that are reported.
-        cell: The cell.
-        start: First layer removed, for a probe or final.
+            the selection split; `final` scores a full probe's model on the splits that are reported. `joint` and
+            `joint_final` do the same as `probe` and `final` with one model for all cells of a base.
+        cell: The cell; of a joint, that of :func:`~slamlab.sweep.cells.joint_cell`.
+        start: First layer removed; the base has all.
         depth: Layers removed.
+        rung: How closely a probe looks, as in :data:`~slamlab.zoo.profiles.RUNGS`.
+        repeat: Which heal of this very block it is, from 0: each has a seed of its own, so that repeats show the
+            spread between heals.
         attempt: 1, or 2 after a failure.
+
+    Raises:
+        OptionError: An unknown rung, a rung below full that is no probe's, or a repeat below 0.
     """
 
-    kind: Literal["base", "probe", "final"]
+    kind: Literal["base", "probe", "final", "joint", "joint_final"]
     cell: Cell
     start: int = 0
     depth: int = 0
+    rung: str = "full"
+    repeat: int = 0
     attempt: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rung not in RUNGS:
+            raise OptionError(f"a rung is one of {', '.join(RUNGS)}", self.rung, "choose one of them")
+        if self.rung != "full" and self.kind != "probe":
+            raise OptionError("only a probe looks less than fully", f"a {self.kind} {self.rung}", "ask for a probe")
+        if self.repeat < 0:
+            raise OptionError("repeats count from 0", self.repeat, "ask for repeat 0 first")
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether one model answers for all cells of a base."""
+        return self.kind in ("joint", "joint_final")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as plain data."""

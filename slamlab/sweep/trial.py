@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
-from collections.abc import Generator
-from dataclasses import asdict
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,14 @@ from slamlab.scoring.bootstrap import score_interval
 from slamlab.scoring.normalise import normaliser
 from slamlab.scoring.records import encode_records, make_records
 from slamlab.scoring.score import score_records
-from slamlab.sweep.bases import Base, find_base
+from slamlab.sweep.bases import Base, base_name, find_base
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.training.base import Progress, compute_features, speech_stream
 from slamlab.training.heal import heal
 from slamlab.zoo.corpora import open_corpus
+from slamlab.zoo.profiles import RUNGS, HealRecipe
 
 NUM_MAP_UTTERANCES = 64
 """Utterances of the selection split that an angular-distance map averages over (about 3,000 positions)."""
@@ -66,7 +67,13 @@ class Bench:
             TrialFailed: There is no score, for the reason given.
         """
         began_s, device_began_s = time.perf_counter(), time.process_time()
-        run = {"base": self._run_base, "probe": self._run_probe, "final": self._run_final}[request.kind]
+        run = {
+            "base": self._run_base,
+            "probe": self._run_pruned,
+            "final": self._run_final,
+            "joint": self._run_pruned,
+            "joint_final": self._run_final,
+        }[request.kind]
         record = yield from run(request)
         if "wall_seconds" not in record:  # else it was read, not computed
             record["wall_seconds"] = time.perf_counter() - began_s
@@ -83,10 +90,7 @@ class Bench:
         facts = self._base_facts(cell, base)
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        scores = {}
-        for split in SPLITS[1:]:
-            if utterances := self._scored(cell, split):
-                scores[split] = yield from self._score(base.model, cell, utterances, f"decode {split}")
+        scores = yield from self._score_splits(base.model, cell, SPLITS[1:])
         yield Progress(stage="map", step=0, num_steps=1)
         return {
             "fingerprint": fingerprint(facts),
@@ -100,62 +104,84 @@ class Bench:
             "map": self._map(base.model, cell),
         }
 
-    def _run_probe(self, request: Request) -> Steps:
-        """Remove a block, heal, and score on the selection split."""
-        cell, block = request.cell, LayerBlock(request.start, request.depth)
-        base = yield from self._get_base(cell)
-        facts = self._probe_facts(cell, base, block)
+    def _run_pruned(self, request: Request) -> Steps:
+        """Remove a block, heal as far as the rung says, and score on the selection split."""
+        base = yield from self._get_base(request.cell)
+        facts = self._pruned_facts(request, base)
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        model, losses = yield from self._heal(cell, base, block)
-        score = yield from self._score(model, cell, self._scored(cell, "selection"), "decode selection")
-        if self._may_win(cell, base, score):  # of the others no checkpoint is ever asked for
+        model, losses = yield from self._prune(request, base)
+        scores = yield from self._score_members(model, request, SPLITS[1:2])
+        # Of what a lower rung looked at, or what cannot win, no checkpoint is ever asked for.
+        if request.rung == "full" and all(
+            self._may_win(member, base, scores[member.name]["selection"]) for member in self._members(request)
+        ):
             self.store.put_folder(self.store.checkpoint_folder(fingerprint(facts)), model.save)
         return {
-            "fingerprint": fingerprint(facts),
-            "facts": facts,
-            "kind": "probe",
-            "cell": cell.as_dict(),
-            "start": block.start,
-            "depth": block.depth,
-            "rung": "full",
+            **self._pruned_record(request, facts, model, scores),
+            "rung": request.rung,
+            "repeat": facts.get("repeat", 0),
             "num_layers": len(surgery.decoder_layers(base.model.decoder)),
-            "num_parameters": model.num_parameters(),
             "losses": losses,
-            "scores": {"selection": score},
         }
 
     def _run_final(self, request: Request) -> Steps:
-        """Score a probe's healed model on the splits that are reported, which the search never saw."""
-        cell, block = request.cell, LayerBlock(request.start, request.depth)
-        base = yield from self._get_base(cell)
-        probe = self._probe_facts(cell, base, block)
-        facts = {"revision": TRIAL_REVISION, "kind": "final", "probe": probe, "num_test": self.settings.num_test}
+        """Score a healed model on the splits that are reported, which the search never saw."""
+        base = yield from self._get_base(request.cell)
+        pruned = self._pruned_facts(request, base)
+        num_test = self.settings.num_test
+        facts = {"revision": TRIAL_REVISION, "kind": request.kind, "pruned": pruned, "num_test": num_test}
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        checkpoint = self.store.checkpoint_folder(fingerprint(probe))
+        checkpoint = self.store.checkpoint_folder(fingerprint(pruned))
         if checkpoint.is_dir():
             model = load(checkpoint).to(_device())
         else:
-            model, _ = yield from self._heal(cell, base, block)
+            model, _ = yield from self._prune(request, base)
             self.store.put_folder(checkpoint, model.save)
-        scores = {}
-        for split in SPLITS[2:]:
-            if utterances := self._scored(cell, split):
-                scores[split] = yield from self._score(model, cell, utterances, f"decode {split}")
+        scores = yield from self._score_members(model, request, SPLITS[2:])
         return {
-            "fingerprint": fingerprint(facts),
-            "facts": facts,
-            "kind": "final",
-            "cell": cell.as_dict(),
-            "start": block.start,
-            "depth": block.depth,
-            "num_parameters": model.num_parameters(),
-            "scores": scores,
+            **self._pruned_record(request, facts, model, scores),
+            "repeat": request.repeat,
             "checkpoint": self.store.relative(checkpoint),
         }
 
-    def _facts(self, cell: Cell, base: Base) -> dict[str, Any]:
+    def _pruned_record(
+        self, request: Request, facts: dict[str, Any], model: SlamModel, scores: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what is told of every pruned model; of a joint one, scores by member."""
+        record = {
+            "fingerprint": fingerprint(facts),
+            "facts": facts,
+            "kind": request.kind,
+            "cell": request.cell.as_dict(),
+            "start": request.start,
+            "depth": request.depth,
+            "num_parameters": model.num_parameters(),
+        }
+        if not request.is_joint:
+            return {**record, "scores": scores[request.cell.name]}
+        return {**record, "members": [member.as_dict() for member in self._members(request)], "scores": scores}
+
+    def _members(self, request: Request) -> list[Cell]:
+        """Return the cells that a request's model answers for: its own, or all with the same base."""
+        if not request.is_joint:
+            return [request.cell]
+        return [cell for cell in self.settings.cells if base_name(cell) == base_name(request.cell)]
+
+    def _recipe(self, request: Request) -> HealRecipe | None:
+        """Return how a request's model is healed, None where it is not.
+
+        A joint heal takes the steps of its members' heals together, so that each cell's speech is seen as often as in
+        a heal of its own: what a joint model then lacks is not for want of training.
+        """
+        members = self._members(request)
+        recipe = RUNGS[request.rung].heal_recipe(self.settings.heal_recipe(members[0]))
+        if recipe is None:
+            return None
+        return replace(recipe, train=replace(recipe.train, num_steps=recipe.train.num_steps * len(members)))
+
+    def _facts(self, cell: Cell, base: Base, rung: str = "full") -> dict[str, Any]:
         """Return what can change the score of any model of a cell."""
         return {
             "revision": TRIAL_REVISION,
@@ -165,7 +191,7 @@ class Bench:
             "base": base.fingerprint,
             "encoder": self.features(cell.encoder).fingerprint,
             "corpus": self.corpus.fingerprint,
-            "num_selection": self.settings.num_selection,
+            "num_selection": len(self._scored(cell, "selection", rung)),
             "decode": {
                 "greedy": True,
                 "tokens_per_s": self.profile.decode_tokens_per_s,
@@ -177,14 +203,21 @@ class Bench:
     def _base_facts(self, cell: Cell, base: Base) -> dict[str, Any]:
         return {**self._facts(cell, base), "kind": "base", "num_test": self.settings.num_test}
 
-    def _probe_facts(self, cell: Cell, base: Base, block: LayerBlock) -> dict[str, Any]:
-        return {
-            **self._facts(cell, base),
-            "kind": "probe",
-            "block": asdict(block),
-            "heal": asdict(self.settings.heal_recipe(cell)),
-            "seed": self.settings.seed,
-        }
+    def _pruned_facts(self, request: Request, base: Base) -> dict[str, Any]:
+        """Return what can change the scores of a request's pruned model on the selection split.
+
+        Rung and repeat are named, not only what they amount to: a record tells them of the request that asked for it.
+        """
+        facts: dict[str, Any] = {"block": {"start": request.start, "depth": request.depth}, "rung": request.rung}
+        recipe = self._recipe(request)
+        if recipe is None:
+            facts |= {"heal": None}  # and nothing is drawn
+        else:
+            facts |= {"heal": asdict(recipe), "seed": self.settings.seed, "repeat": request.repeat}
+        if request.is_joint:
+            members = [self._facts(member, base) for member in self._members(request)]
+            return {"kind": "joint", "members": members, **facts}
+        return {**self._facts(request.cell, base, request.rung), "kind": "probe", **facts}
 
     def _may_win(self, cell: Cell, base: Base, score: dict[str, Any]) -> bool:
         """Say whether a probe's score is within the tolerance of the base's, on the selection split."""
@@ -205,37 +238,63 @@ class Bench:
 
     def _get_base(self, cell: Cell) -> Generator[Progress, None, Base]:
         """Return the base of a cell, from memory where the last trial had the same."""
-        name = (cell.family, cell.scale, cell.encoder)
-        if self._base is None or self._base.name != name:
+        if self._base is None or self._base.name != base_name(cell):
             self._base = None  # first let go of the other one
             self._base = yield from find_base(cell, self.settings, self.corpus, self.features(cell.encoder), self.store)
             self._base.model.to(_device())
         return self._base
 
-    def _scored(self, cell: Cell, split: str) -> list[Utterance]:
-        """Return the utterances that a cell is scored on."""
-        limit = self.settings.num_selection if split == "selection" else self.settings.num_test
-        return self.corpus.utterances(cell.language, split, limit)
+    def _scored(self, cell: Cell, split: str, rung: str = "full") -> list[Utterance]:
+        """Return the utterances that a cell is scored on; the rung limits those of the selection split."""
+        if split != "selection":
+            return self.corpus.utterances(cell.language, split, self.settings.num_test)
+        utterances = self.corpus.utterances(cell.language, split, self.settings.num_selection)
+        return utterances[: RUNGS[rung].num_scored(len(utterances))]
+
+    def _prune(self, request: Request, base: Base) -> Generator[Progress, None, tuple[SlamModel, list[float]]]:
+        """Return the base without a request's block, healed by its recipe, and the losses."""
+        block, recipe, model = LayerBlock(request.start, request.depth), self._recipe(request), base.model
+        # Also to score it unhealed: skipped in place, the block's layers would still be computed for every token.
+        pruned = SlamModel(model.config, surgery.without(model.decoder, block), model.tokenizer).eval()
+        pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
+        if recipe is None:
+            return pruned, []
+        receiver = surgery.receiving_layer(block, len(surgery.decoder_layers(model.decoder)), recipe.side)
+        jobs = [
+            (utterance, member.task)
+            for member in self._members(request)
+            for utterance in self.corpus.utterances(member.language, "train", recipe.num_train)
+        ]
+        losses = yield from self._heal(pruned, receiver, jobs, recipe, self.settings.seed + request.repeat)
+        return pruned, losses
 
     def _heal(
-        self, cell: Cell, base: Base, block: LayerBlock
-    ) -> Generator[Progress, None, tuple[SlamModel, list[float]]]:
-        """Return the base without a block, healed on the cell's training utterances, and the losses."""
-        recipe, seed, model = self.settings.heal_recipe(cell), self.settings.seed, base.model
-        num_layers = len(surgery.decoder_layers(model.decoder))
-        pruned = SlamModel(model.config, surgery.without(model.decoder, block), model.tokenizer)
-        pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
-        utterances = self.corpus.utterances(cell.language, "train", recipe.num_train)
-        yield from compute_features(self.features(cell.encoder), utterances)
-        stream = speech_stream(
-            pruned, [(u, cell.task) for u in utterances], self.features(cell.encoder), recipe.train.batch_size, seed
-        )
-        receiver = surgery.receiving_layer(block, num_layers, recipe.side)
+        self, model: SlamModel, receiver: int, jobs: Sequence[tuple[Utterance, str]], recipe: HealRecipe, seed: int
+    ) -> Generator[Progress, None, list[float]]:
+        """Heal a pruned model in place on (utterance, task) pairs, mixed as they come, and return the losses."""
+        features = self.features(model.config.encoder)
+        yield from compute_features(features, [utterance for utterance, _ in jobs])
+        stream = speech_stream(model, jobs, features, recipe.train.batch_size, seed)
         losses = []
-        for step in heal(pruned, receiver, stream, recipe, seed):
+        for step in heal(model, receiver, stream, recipe, seed):
             losses.append(step.loss)
             yield Progress(stage="heal", step=step.step, num_steps=step.num_steps, loss=step.loss)
-        return pruned, losses
+        return losses
+
+    def _score_members(self, model: SlamModel, request: Request, splits: Sequence[str]) -> Steps:
+        """Score a pruned model for every cell that it answers for, by the cell's name and split."""
+        scores = {}
+        for member in self._members(request):
+            scores[member.name] = yield from self._score_splits(model, member, splits, request.rung)
+        return scores
+
+    def _score_splits(self, model: SlamModel, cell: Cell, splits: Sequence[str], rung: str = "full") -> Steps:
+        """Score a model on those of the splits that the corpus has."""
+        scores = {}
+        for split in splits:
+            if utterances := self._scored(cell, split, rung):
+                scores[split] = yield from self._score(model, cell, utterances, f"decode {split}")
+        return scores
 
     def _score(self, model: SlamModel, cell: Cell, utterances: list[Utterance], stage: str) -> Steps:
         """Decode utterances and score them; the hypotheses go to the store."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,21 @@ from slamlab.errors import TrialFailed
 from slamlab.scoring.bootstrap import score_interval
 from slamlab.scoring.records import encode_records, make_records
 from slamlab.scoring.score import score_records
-from slamlab.sweep.bases import existing_folder, trained_folder
+from slamlab.sweep.bases import base_name, existing_folder, trained_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store, fingerprint
+from slamlab.zoo.profiles import RUNGS
 
 SPLITS = ("selection", "test", "test-voices")
 NUM_UTTERANCES = 40
 BASE_RATE = 0.12
-SECONDS = {"base": 30.0, "probe": 20.0, "final": 10.0}
+SECONDS = {"base": 30.0, "probe": 20.0, "final": 10.0, "joint": 60.0, "joint_final": 30.0}
+RUNG_COST = {"unhealed": 0.05, "short": 0.2, "full": 1.0}
+RUNG_HARM = {"unhealed": 1.5, "short": 1.1, "full": 1.0}
+"""Errors of a probe, as a multiple of those after the whole heal."""
 
 
 def cell(language: str = "en", task: str = "asr", family: str = "qwen") -> Cell:
@@ -97,24 +102,31 @@ class World:
         if known := self.store.read_record(fingerprint(facts)):
             return known
         self.computed.append(request)
+        scores = {
+            one.name: {split: self._score(request, one, split) for split in self._splits(request.kind)}
+            for one in self._members(request)
+        }
+        seconds = SECONDS[request.kind] * RUNG_COST[request.rung]
         record: dict[str, Any] = {
             "fingerprint": fingerprint(facts),
             "facts": facts,
             "kind": request.kind,
             "cell": request.cell.as_dict(),
             "num_parameters": 1000 * (self.num_layers - request.depth),
-            "scores": {split: self._score(request, split) for split in self._splits(request.kind)},
+            "scores": scores if request.is_joint else scores[request.cell.name],
             "device": "cpu",
-            "device_seconds": SECONDS[request.kind],
-            "wall_seconds": SECONDS[request.kind],
+            "device_seconds": seconds,
+            "wall_seconds": seconds,
         }
+        if request.is_joint:
+            record["members"] = [one.as_dict() for one in self._members(request)]
         if request.kind == "base":
             record |= {"base": {"fingerprint": "b" * 64, "origin": "trained"}, "map": self._map()}
         else:
-            record |= {"start": request.start, "depth": request.depth, "rung": "full"}
-        if request.kind == "final":
-            probe = self._facts(Request(kind="probe", cell=request.cell, start=request.start, depth=request.depth))
-            folder = self.store.checkpoint_folder(fingerprint(probe))
+            record |= {"start": request.start, "depth": request.depth, "rung": request.rung, "repeat": facts["repeat"]}
+        if request.kind in ("final", "joint_final"):
+            pruned = self._facts(replace(request, kind="joint" if request.is_joint else "probe"))
+            folder = self.store.checkpoint_folder(fingerprint(pruned))
             record["checkpoint"] = self.store.put_folder(folder, lambda draft: None)
         else:
             record["num_layers"] = self.num_layers
@@ -126,7 +138,10 @@ class World:
         facts = {
             "kind": request.kind,
             "cell": request.cell.as_dict(),
+            "members": [one.as_dict() for one in self._members(request)],
             "block": [request.start, request.depth],
+            "rung": request.rung,
+            "repeat": 0 if request.rung == "unhealed" else request.repeat,
             "seed": self.settings.seed,
             "heal": dict(self.settings.heal),
         }
@@ -134,15 +149,23 @@ class World:
 
     @staticmethod
     def _splits(kind: str) -> tuple[str, ...]:
-        return {"base": SPLITS, "probe": SPLITS[:1], "final": SPLITS[1:]}[kind]
+        return {"base": SPLITS, "final": SPLITS[1:], "joint_final": SPLITS[1:]}.get(kind, SPLITS[:1])
 
-    def _score(self, request: Request, split: str) -> dict[str, Any]:
-        task, language = request.cell.task, request.cell.language
+    def _members(self, request: Request) -> list[Cell]:
+        """Return the cells that a trial scores."""
+        if not request.is_joint:
+            return [request.cell]
+        return [one for one in self.settings.cells if base_name(one) == base_name(request.cell)]
+
+    def _score(self, request: Request, scored: Cell, split: str) -> dict[str, Any]:
         edges = self.edges if split == "selection" else self.test_edges
         rate = self.base_rate * (1 + 0.005 * request.depth)
-        if request.depth > edges[request.cell]:
-            rate = min(1.0, self.harm * (self.base_rate or BASE_RATE))
-        score, content = _answers(task, language, split, rate)
+        if request.depth > edges[scored]:
+            rate = self.harm * (self.base_rate or BASE_RATE)
+        rate = min(1.0, rate * RUNG_HARM[request.rung])
+        num_scored = RUNGS[request.rung].num_scored(NUM_UTTERANCES)
+        repeat = 0 if request.rung == "unhealed" else request.repeat
+        score, content = _answers(scored.task, scored.language, split, rate, num_scored, repeat)
         return score | {"hypotheses": self.store.put_bytes("hypotheses", ".jsonl", content)}
 
     def _map(self) -> str:
@@ -155,12 +178,16 @@ class World:
 
 
 @cache
-def _answers(task: str, language: str, split: str, rate: float) -> tuple[dict[str, Any], bytes]:
+def _answers(
+    task: str, language: str, split: str, rate: float, num_scored: int, repeat: int
+) -> tuple[dict[str, Any], bytes]:
     """Return the score of references of which a share of words is wrong, and the records it is the score of."""
-    drawn = sentences(NUM_UTTERANCES, SPLITS.index(split))
+    drawn = sentences(NUM_UTTERANCES, SPLITS.index(split))[:num_scored]
     references = [texts["en" if task == "st" else language] for texts in drawn]
     ids = [f"{language}-{split}-{i:05d}" for i in range(len(drawn))]
-    hypotheses = [_corrupt(text, rate, seed) for seed, text in enumerate(references)]
+    # A repeat gets other words wrong in every eighth utterance.
+    seeds = [i if i % 8 else i + NUM_UTTERANCES * repeat for i in range(len(drawn))]
+    hypotheses = [_corrupt(text, rate, seed) for text, seed in zip(references, seeds, strict=True)]
     scored = make_records(ids, references, hypotheses, language, task)
     score = score_records(scored.records, language, task)
     kept = {

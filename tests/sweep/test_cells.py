@@ -2,7 +2,8 @@ import pytest
 
 from slamlab.data.pocket import PocketCorpus, PocketSizes
 from slamlab.errors import OptionError
-from slamlab.sweep.cells import TASKS, Cell, make_cells
+from slamlab.sweep.bases import base_name
+from slamlab.sweep.cells import TASKS, Cell, joint_cell, make_cells
 from slamlab.zoo.decoders import DECODERS
 from slamlab.zoo.encoders import ENCODERS
 from slamlab.zoo.profiles import PROFILES
@@ -149,6 +150,9 @@ def test_names_are_unique_and_say_where_translation_goes(corpus):
     cells = make_cells(POCKET, corpus, families=["all"], tasks=["all"], languages=["all"])
     assert len({cell.name for cell in cells}) == len(cells)
     assert cells[0].name == "llama-mini whisper-base asr en"
-    assert Cell(family="qwen", scale="7b", encoder="a/b", task="st", language="fr").name == "qwen-7b a/b st fr-en"
+    french = Cell(family="qwen", scale="7b", encoder="a/b", task="st", language="fr")
+    assert french.name == "qwen-7b a/b st fr-en"
+    assert joint_cell(french).name == "qwen-7b a/b joint all"
+    assert base_name(joint_cell(french)) == base_name(french)
     assert Cell(**cells[0].as_dict()) == cells[0]
     assert set(TASKS) == {"asr", "st"}

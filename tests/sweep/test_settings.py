@@ -4,7 +4,7 @@ import json
 import pytest
 
 from slamlab.errors import AssetError, OptionError
-from slamlab.sweep.cells import Cell
+from slamlab.sweep.cells import Cell, joint_cell
 from slamlab.sweep.settings import Request
 from slamlab.zoo.profiles import PROFILES
 
@@ -112,6 +112,31 @@ def test_a_folder_is_the_same_base_from_wherever_it_is_named(make_settings, tmp_
     assert make_settings(base=str(tmp_path / "base")).question(CELL) == by_name
 
 
-def test_a_request_survives_as_plain_data():
-    request = Request(kind="probe", cell=CELL, start=4, depth=3, attempt=2)
-    assert Request.from_dict(json.loads(json.dumps(request.as_dict()))) == request
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(kind="base", cell=CELL),
+        Request(kind="probe", cell=CELL, start=4, depth=3, attempt=2),
+        Request(kind="probe", cell=CELL, start=4, depth=3, rung="short", repeat=1),
+        Request(kind="joint_final", cell=joint_cell(CELL), start=4, depth=3, repeat=2),
+    ],
+    ids=lambda request: request.kind,
+)
+def test_a_request_survives_as_plain_data(request_):
+    again = Request.from_dict(json.loads(json.dumps(request_.as_dict())))
+    assert again == request_
+    assert len({again, request_}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rung": "half"}, "a rung is one of unhealed, short, full, got half: choose one of them."),
+        ({"kind": "final", "rung": "short"}, "only a probe looks less than fully, got a final short: ask for a probe."),
+        ({"repeat": -1}, "repeats count from 0, got -1: "),
+    ],
+)
+def test_a_request_out_of_range_is_refused(changed, message):
+    with pytest.raises(OptionError) as caught:
+        Request(**{"kind": "probe", "cell": CELL, "start": 4, "depth": 3, **changed})
+    assert message in str(caught.value)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,18 +14,22 @@ import slamlab
 from slamlab.data.grammar import sentences
 from slamlab.errors import ModelError
 from slamlab.model.slam import SlamConfig, SlamModel
+from slamlab.model.surgery import LayerBlock, skipping
 from slamlab.scoring.records import read_records
 from slamlab.scoring.score import score_records
-from slamlab.sweep.cells import Cell
+from slamlab.sweep.cells import Cell, joint_cell
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.sweep.trial import Bench
 from slamlab.zoo.corpora import open_corpus
 from slamlab.zoo.decoders import find_decoder, new_mini, train_tokenizer
+from slamlab.zoo.profiles import RUNGS
 
 CELL = Cell(family="qwen", scale="mini", encoder="whisper-base", task="asr", language="en")
 BASE = Request(kind="base", cell=CELL)
 PROBE, FINAL = (Request(kind=kind, cell=CELL, start=4, depth=3) for kind in ("probe", "final"))
+GERMAN, LLAMA = (replace(CELL, **changed) for changed in ({"task": "st", "language": "de"}, {"family": "llama"}))
+JOINT, JOINT_FINAL = (replace(PROBE, kind=kind, cell=joint_cell(CELL)) for kind in ("joint", "joint_final"))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,18 @@ def _finish(steps):
         assert 0 <= progress.step <= progress.num_steps
         if progress.stage not in stages:
             stages.append(progress.stage)
+
+
+def _run(bench, *requests):
+    """Run trials one after the other and return their records."""
+    return [_finish(bench.run(request))[0] for request in requests]
+
+
+def _hypotheses(bench, record):
+    """Return id to hypothesis on the selection split."""
+    return {
+        one.id: one.hypothesis for one in read_records(bench.store.root / record["scores"]["selection"]["hypotheses"])
+    }
 
 
 def _weights(model):
@@ -273,3 +290,138 @@ def test_a_given_base_of_another_encoder_is_refused(new_bench):
     bench = new_bench()
     with pytest.raises(ModelError, match=r"listens through whisper-base \(512 wide\), got --encoder whisper-tiny\.en"):
         _finish(bench.run(Request(kind="base", cell=Cell(**(CELL.as_dict() | {"encoder": "whisper-tiny.en"})))))
+
+
+@pytest.fixture(scope="module")
+def looked(new_bench):
+    """Look at one block on every rung, with enough utterances for each to score other ones."""
+    bench = new_bench(num_selection=24)
+    records, stages = {}, {}
+    for rung in RUNGS:
+        records[rung], stages[rung] = _finish(bench.run(replace(PROBE, rung=rung)))
+    return bench, records, stages
+
+
+def test_a_rung_heals_and_scores_its_share(looked):
+    bench, records, stages = looked
+    healed = ["features", "heal", "decode selection"]
+    assert stages == {"unhealed": ["decode selection"], "short": healed, "full": healed}
+    for rung, num_steps, num_scored in (("unhealed", 0, 10), ("short", 1, 12), ("full", 2, 24)):
+        record = records[rung]
+        assert (record["rung"], record["repeat"]) == (rung, 0)
+        assert len(record["losses"]) == num_steps
+        assert record["facts"]["num_selection"] == record["scores"]["selection"]["num_utterances"] == num_scored
+        assert (record["facts"]["heal"] or {"train": {"num_steps": 0}})["train"]["num_steps"] == num_steps
+        assert record["num_parameters"] == records["full"]["num_parameters"]
+        assert bench.store.checkpoint_folder(record["fingerprint"]).exists() == (rung == "full")
+
+
+def test_what_a_lower_rung_scores_is_part_of_what_a_higher_one_does(looked):
+    bench, records, _ = looked
+    scored = [_hypotheses(bench, records[rung]).keys() for rung in RUNGS]
+    assert scored[0] < scored[1] < scored[2]
+
+
+def test_unhealed_is_the_base_with_its_block_skipped(looked):
+    bench, records, _ = looked
+    utterances = bench.corpus.utterances("en", "selection", 10)
+    whole = bench._base.model
+    with skipping(whole.decoder, LayerBlock(PROBE.start, PROBE.depth)):
+        score, _ = _finish(bench._score(whole, CELL, utterances, "decode"))
+    assert score == records["unhealed"]["scores"]["selection"]
+    other, _ = _finish(bench._score(whole, CELL, utterances, "decode"))
+    assert other["hypotheses"] != score["hypotheses"], "with nothing removed the answers are others"
+
+
+def test_unhealed_knows_no_seed(looked, new_bench):
+    bench, records, _ = looked
+    again = new_bench(bench.store.root, num_selection=24, seed=1, heal={"num_steps": 5})
+    record, stages = _finish(again.run(replace(PROBE, rung="unhealed", repeat=3)))
+    assert stages == []
+    assert record["fingerprint"] == records["unhealed"]["fingerprint"]
+    assert record["repeat"] == 0
+
+
+def test_a_repeat_is_another_heal_and_the_same_one_each_time(ran, new_bench):
+    bench, records, _, _ = ran
+    repeat, final = (replace(request, repeat=1) for request in (PROBE, FINAL))
+    record, final_record = _run(bench, repeat, final)
+    assert record["repeat"] == final_record["repeat"] == 1
+    assert record["losses"] != records["probe"]["losses"]
+    assert record["fingerprint"] != records["probe"]["fingerprint"]
+    own = bench.store.checkpoint_folder(record["fingerprint"])
+    assert final_record["checkpoint"] == bench.store.relative(own) != records["final"]["checkpoint"]
+    (elsewhere,) = _run(new_bench(), repeat)
+    assert _measured(json.loads(json.dumps(elsewhere))) == _measured(json.loads(json.dumps(record)))
+    (seeded,) = _run(new_bench(seed=1), PROBE)
+    assert seeded["losses"] == record["losses"], "a repeat draws as the next seed does"
+
+
+@pytest.fixture(scope="module")
+def joined(new_bench):
+    """Heal one model for two cells that share a base; a third has another base."""
+    bench = new_bench(cells=(CELL, LLAMA, GERMAN))
+    records, stages = {}, {}
+    for request in (BASE, replace(BASE, cell=GERMAN), JOINT, JOINT_FINAL):
+        records[request.kind], stages[request.kind] = _finish(bench.run(request))
+    return bench, records, stages
+
+
+def test_a_joint_heal_is_one_model_scored_for_each_of_its_cells(joined):
+    bench, records, stages = joined
+    record = records["joint"]
+    assert stages["joint"] == ["features", "heal", "decode selection"]
+    assert record["cell"] == JOINT.cell.as_dict()
+    assert record["members"] == [CELL.as_dict(), GERMAN.as_dict()]
+    assert (record["start"], record["depth"], record["rung"], record["repeat"]) == (4, 3, "full", 0)
+    assert record["num_layers"] == 12
+    assert len(record["losses"]) == 2 * 2, "as many steps as its members' heals together"
+    assert record["fingerprint"] == fingerprint(record["facts"])
+    assert list(record["scores"]) == [CELL.name, GERMAN.name]
+    english, german = (record["scores"][cell.name]["selection"] for cell in (CELL, GERMAN))
+    assert (english["metric"], german["metric"]) == ("wer", "bleu")
+    model = slamlab.load(bench.store.checkpoint_folder(record["fingerprint"])).to("cpu")
+    assert model.decoder.config.num_hidden_layers == 9
+    for cell, kept in ((CELL, english), (GERMAN, german)):
+        score, _ = _finish(bench._score(model, cell, bench.corpus.utterances(cell.language, "selection", 6), "decode"))
+        assert score == kept
+
+
+def test_a_joint_final_scores_that_model_on_the_splits_that_are_reported(joined):
+    bench, records, stages = joined
+    record = records["joint_final"]
+    assert stages["joint_final"] == ["decode test", "decode test-voices"], "it heals no second time"
+    assert {name: list(scores) for name, scores in record["scores"].items()} == {
+        cell.name: ["test", "test-voices"] for cell in (CELL, GERMAN)
+    }
+    checkpoint = bench.store.checkpoint_folder(records["joint"]["fingerprint"])
+    assert record["checkpoint"] == bench.store.relative(checkpoint)
+    assert record["members"] == records["joint"]["members"]
+
+
+def test_an_equal_joint_is_read_not_run(joined, new_bench):
+    bench, records, _ = joined
+    again = new_bench(bench.store.root, cells=(CELL, GERMAN), name="other")
+    for request in (JOINT, JOINT_FINAL):
+        record, stages = _finish(again.run(request))
+        assert stages == []
+        assert record == json.loads(json.dumps(records[request.kind]))
+    for other in (new_bench(bench.store.root, cells=(CELL,)).run(JOINT), again.run(replace(JOINT, repeat=1))):
+        assert next(other).stage == "features"
+        other.close()
+
+
+def test_a_joint_heal_of_one_cell_is_that_cells_own(ran, new_bench):
+    (record,) = _run(new_bench(), JOINT)
+    own = ran[1]["probe"]
+    assert record["losses"] == own["losses"]
+    assert record["scores"] == {CELL.name: own["scores"]}
+
+
+def test_a_joint_that_one_cell_cannot_accept_leaves_no_checkpoint(new_bench):
+    bench = new_bench(cells=(CELL, GERMAN))
+    english, _ = _run(bench, BASE, replace(BASE, cell=GERMAN))
+    english["scores"]["selection"]["value"] = 0.0  # as if it made no error: nothing random comes near
+    bench.store.write_record(english)
+    (record,) = _run(bench, JOINT)
+    assert not bench.store.checkpoint_folder(record["fingerprint"]).exists()
