@@ -10,97 +10,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import typer
-from rich.console import Console
+from slamlab.sweep.command import sweep_app
 
-from slamlab.errors import exit_on_user_error
-
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-
-
-# fmt: off
-@app.command(help=__doc__)
-def main(
-    family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = ["qwen"],
-    scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
-    encoder: Annotated[list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")] = [],
-    task: Annotated[list[str], typer.Option(help="asr (recognition), st (translation into English), or all.")] = [],
-    language: Annotated[list[str], typer.Option(help="Spoken language: en, de, fr ...; or all.")] = [],
-    profile: Annotated[str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")] = "auto",
-    tolerance: Annotated[float, typer.Option(help="Largest relative loss accepted: 0.25 lets a WER of 10 % become 12.5 %.")] = 0.25,
-    alpha: Annotated[float, typer.Option(help="A block is feasible when it is so with probability 1 - alpha.")] = 0.05,
-    data: Annotated[str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")] = None,
-    base: Annotated[str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")] = "auto",
-    heal_steps: Annotated[int | None, typer.Option(help="Healing steps; default: the profile's.")] = None,
-    heal_lr: Annotated[float | None, typer.Option(help="Peak learning rate of healing.")] = None,
-    heal_batch: Annotated[int | None, typer.Option(help="Utterances a healing step.")] = None,
-    lora_r: Annotated[int | None, typer.Option(help="Rank of LoRA; 0 heals the projector alone.")] = None,
-    lora_alpha: Annotated[int | None, typer.Option(help="Scale of LoRA: its update counts alpha / r times.")] = None,
-    lora_dropout: Annotated[float | None, typer.Option(help="Dropout on LoRA's input.")] = None,
-    lora_targets: Annotated[list[str], typer.Option(help="Linear layers of the receiving layer that get LoRA; default: its MLP.")] = [],
-    zero_stage: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage of healing, 0 to 3.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Precision of healing: fp32, or bf16 (ZeRO 1 and up).")] = None,
-    num_train: Annotated[int | None, typer.Option(help="Utterances a cell heals on.")] = None,
-    num_selection: Annotated[int | None, typer.Option(help="Utterances the search scores on.")] = None,
-    num_test: Annotated[int | None, typer.Option(help="Utterances of the reported figures, which the search never sees.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of training, healing and resampling.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time; default: what CPUs or GPUs allow.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join, e.g. auto; default: this machine alone.")] = None,
-    store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path("runs"),
-    reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
-    name: Annotated[str | None, typer.Option(help="Name of the sweep; default: max_prune and the options that choose its cells.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
-) -> None:
-    # fmt: on
-    """Parse, build, run, report."""
-    console = Console(soft_wrap=True)
-    with exit_on_user_error():
-        from slamlab.report.page import render
-        from slamlab.report.results import write_results
-        from slamlab.sweep import launch
-        from slamlab.sweep.plan import estimate, table
-        from slamlab.sweep.store import Store
-
-        chosen, why = launch.choose_profile(profile, address)
-        console.print(f"Profile {chosen.name} ({why}).", highlight=False)
-        heal = {
-            "num_steps": heal_steps, "peak_lr": heal_lr, "batch_size": heal_batch, "r": lora_r,
-            "alpha": lora_alpha, "dropout": lora_dropout, "target_modules": tuple(_split(lora_targets)) or None,
-            "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
-        }  # fmt: skip
-        questions = [_split(option) for option in (family, scale, encoder, task, language)]
-        families, scales, encoders, tasks, languages = questions
-        heal = {option: value for option, value in heal.items() if value is not None}
-        defaults = {"tolerance": 0.25, "alpha": 0.05, "base": "auto", "seed": 0, "num_selection": None, "num_test": None}
-        asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test}
-        changed = {option: value for option, value in asked.items() if value != defaults[option]} | heal
-        title = launch.sweep_name("max_prune", *questions, [Path(data).stem] if data else [], changed=changed)
-        settings, corpus = launch.prepare(
-            chosen, name=name or title, families=families,
-            scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
-            heal=heal, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
-            workers=launch.default_workers(chosen, address) if workers is None else workers,
-        )  # fmt: skip
-        if plan:
-            console.print(table(estimate(settings, Store(settings.store))))
-            return
-        command = shlex.join(["python", *sys.argv])
-        results = launch.sweep(settings, corpus, console, command=command, address=address)
-        out = reports / settings.name
-        write_results(results, out)
-        render(results, settings.store, out)
-    console.print(f"Report: {out / 'index.html'}", highlight=False)
-    if not results["sweep"]["finished"]:
-        raise typer.Exit(130)  # as after any interruption, so that a script notices
-
-
-def _split(values: list[str]) -> list[str]:
-    """Return the parts of a repeated option whose values may hold commas."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
-
+app = sweep_app("max_prune", __doc__, lambda: shlex.join(["python", *sys.argv]))
 
 if __name__ == "__main__":
     app()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from slamlab.sweep.command import split
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "sweeps" / "max_prune.py"
 SHIPPED = ROOT / "slamlab" / "zoo" / "bases" / "qwen-mini-whisper-base"
@@ -67,7 +69,8 @@ def test_help_names_every_option_and_says_what_it_is_for(run, max_prune):
     shown = run("--help")
     assert shown.exit_code == 0
     text = " ".join(shown.stdout.split())
-    options = [f"--{name.replace('_', '-')}" for name in inspect.signature(max_prune.main).parameters]
+    (command,) = max_prune.app.registered_commands
+    options = [f"--{name.replace('_', '-')}" for name in inspect.signature(command.callback).parameters]
     assert len(options) > 25
     for option in options:
         assert f" {option} " in text, option
@@ -227,4 +230,4 @@ def test_a_sweep_is_named_after_its_question(max_prune):
     names = {sweep_name("max_prune", ["qwen"], changed=changed) for changed in ({"seed": 1}, {"seed": 2}, {"r": 1})}
     assert len(names) == 3
     assert all(name.startswith("max_prune-qwen-") for name in names)
-    assert max_prune._split(["qwen, llama", "", "x,"]) == ["qwen", "llama", "x"]
+    assert split(["qwen, llama", "", "x,"]) == ["qwen", "llama", "x"]

@@ -6,20 +6,26 @@ the same trials, in whatever process, so that a study can be stopped, resumed, e
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from slamlab.errors import OptionError
-from slamlab.search.evidence import RUNGS, Look, Proposal, Recommendation, Rung, SearchSpace
+from slamlab.search.evidence import RUNGS, Look, Proposal, Recommendation, Rung, SearchSpace, State
 
-STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,7 @@ class Names:
         depth, start, rung: Parameters.
         rungs: Value of the parameter `rung` for each rung there is.
         degradation, se, p_within: User attributes; the last is optional.
+        interrupted: User attribute, true where a trial ended because its process did: it told nothing of its block.
     """
 
     depth: str = "depth"
@@ -39,6 +46,7 @@ class Names:
     degradation: str = "relative_degradation"
     se: str = "se"
     p_within: str = "p_within"
+    interrupted: str = "interrupted"
 
 
 class BlockSampler(BaseSampler):
@@ -64,6 +72,19 @@ class BlockSampler(BaseSampler):
     def recommend(self, study: Study) -> Recommendation:
         """Return the block to remove, and with what confidence."""
 
+    @abstractmethod
+    def p_feasible(self, study: Study, blocks: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return, for healed (start, depth) [Q], the probability that the degradation is within the tolerance."""
+
+    def has_shown(self, study: Study, start: int, depth: int) -> bool:
+        """Say whether a full look at a block has itself shown a degradation within the tolerance."""
+        return any(
+            (look.start, look.depth, look.rung) == (start, depth, "full")
+            and look.degradation is not None
+            and look.degradation <= self.space.tolerance
+            for look in self.looks(study)
+        )
+
     def should_stop(self, study: Study) -> bool:
         """Say whether nothing is worth another look, now or when the running looks have ended."""
         return not any(look.state == "running" for look in self.looks(study)) and self.suggest(study) is None
@@ -83,7 +104,7 @@ class BlockSampler(BaseSampler):
         }
 
     def looks(self, study: Study) -> list[Look]:
-        """Return what a study's trials looked at, in their order; trials that have not been given a block are none."""
+        """Return what a study's trials looked at, in their order; trials without a block, or interrupted, are none."""
         trials = study.get_trials(deepcopy=False)
         return [look for trial in trials if (look := self._look(study.study_name, trial)) is not None]
 
@@ -139,17 +160,21 @@ class BlockSampler(BaseSampler):
             return self._seen[key]
         if trial.state not in STATES or not {self.names.depth, self.names.start} <= trial.params.keys():
             return None
+        attrs = trial.user_attrs
+        if attrs.get(self.names.interrupted):
+            return None
         start, depth = self.block_of(trial.params)
         rungs: Sequence[tuple[Rung, Any]] = list(self.names.rungs.items())
         value = trial.params.get(self.names.rung, self.names.rungs["full"])
-        attrs = trial.user_attrs
+        degradation, se = attrs.get(self.names.degradation), attrs.get(self.names.se)
+        is_number = degradation is None or not math.isnan(degradation)  # a NaN is what a failed heal gives
         look = Look(
             start=start,
             depth=depth,
             rung=next(rung for rung, called in rungs if called == value),
-            state=STATES[trial.state],  # type: ignore[arg-type]
-            degradation=attrs.get(self.names.degradation),
-            se=attrs.get(self.names.se) or 0.0,
+            state=STATES[trial.state] if is_number else "failed",
+            degradation=degradation if is_number else None,
+            se=0.0 if se is None or math.isnan(se) else se,
             p_within=attrs.get(self.names.p_within),
         )
         if trial.state.is_finished():

@@ -142,6 +142,11 @@ class PlainSampler(BlockSampler):
             start=start, depth=depth, verdict="feasible" if feasible else "undecided", p_feasible=p[start, depth]
         )
 
+    def p_feasible(self, study: Study, blocks: Sequence[Block]) -> np.ndarray:
+        """Return what each block's own looks say."""
+        tried = self.tried(study)
+        return np.array([tried[block].p_within(self.space.tolerance) for block in blocks])
+
     def tried(self, study: Study) -> dict[Block, Tries]:
         """Return what full looks were taken, by block, in the order of the first."""
         looks: dict[Block, list[Look]] = {}

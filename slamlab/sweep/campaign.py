@@ -1,26 +1,35 @@
 """Which trial comes next, over all cells of a sweep: a function of the ledger, with no Ray in it.
 
 A cell goes from its base through probes to the final scoring of its answer. Cells move on their own: one whose base is
-not there yet waits, one whose base failed ends, and neither holds up the others.
+not there yet waits, one whose base failed ends, and neither holds up the others. The searches of one decoder's cells
+learn from each other, so an answer is final only when none of them has anything left to ask. A joint sweep then goes on
+to the block that all cells of a base can lose together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from slamlab.scoring.bootstrap import Degradation
 from slamlab.scoring.records import read_records
 from slamlab.scoring.score import degradation
-from slamlab.scoring.verdict import judge
-from slamlab.search.bisection import Probe, Recommendation, next_depth, recommend
+from slamlab.scoring.verdict import Verdict, judge
+from slamlab.search.evidence import Proposal, Recommendation, SearchSpace
+from slamlab.search.frontier import Pool
+from slamlab.search.joint import JointSampler
+from slamlab.search.sampler import BlockSampler
+from slamlab.search.strategies import SamplerOptions, build_sampler
 from slamlab.sweep.bases import base_name, existing_folder
-from slamlab.sweep.cells import Cell
-from slamlab.sweep.ledger import open_ledger
+from slamlab.sweep.cells import JOINT, Cell, joint_cell
+from slamlab.sweep.ledger import JUDGED, Attempts, CellLedger, open_ledger
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store
+
+NOTHING = Recommendation(start=0, depth=0, verdict="none")
 
 
 class Campaign:
@@ -33,13 +42,19 @@ class Campaign:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings, self.store = settings, store
-        self.ledgers = open_ledger(settings, store)
+        self.joints = tuple(dict.fromkeys(map(joint_cell, settings.cells))) if settings.joint else ()
+        self.ledgers = open_ledger(settings, store, (*settings.cells, *self.joints))
         self.running: set[Request] = set()
+        self.samplers: dict[Cell, BlockSampler] = {}
+        self.pools: dict[tuple[str, str], Pool] = {}
+        self._wanted: dict[Cell, Request | None] = {}
+        for decoder in dict.fromkeys(map(_decoder, settings.cells)):
+            self._open_searches(decoder)
 
     @property
     def finished(self) -> bool:
         """Whether no trial is left, running or to be started."""
-        return not self.running and all(self._next_of(cell) is None for cell in self.settings.cells)
+        return not self.running and all(self._next_of(cell) is None for cell in self.ledgers)
 
     @property
     def num_settled(self) -> int:
@@ -47,12 +62,18 @@ class Campaign:
         ledgers = self.ledgers.values()
         return sum(one.settled for ledger in ledgers for one in (*ledger.singles.values(), *ledger.probes.values()))
 
+    def members(self, joint: Cell) -> list[Cell]:
+        """Return the cells that a joint cell is about."""
+        return [cell for cell in self.settings.cells if base_name(cell) == base_name(joint)]
+
     def next(self) -> Request | None:
         """Return a trial to start now, the cells that have come least far first; None where all must wait."""
-        busy = {request.cell for request in self.running}
+        num_running = {cell: sum(request.cell == cell for request in self.running) for cell in self.ledgers}
         training = {base_name(r.cell) for r in self.running if r.kind == "base" and self._must_train(r.cell)}
-        for cell in sorted(self.settings.cells, key=lambda cell: len(self.ledgers[cell].probes)):
-            if cell in busy or (base_name(cell) in training and self.ledgers[cell].singles["base"].record is None):
+        for cell in sorted(self.ledgers, key=lambda cell: (num_running[cell], len(self.ledgers[cell].probes))):
+            if any(request.cell == cell and not request.is_probe for request in self.running):
+                continue
+            if base_name(cell) in training and cell.task != JOINT and self.ledgers[cell].singles["base"].record is None:
                 continue
             if request := self._next_of(cell):
                 return request
@@ -60,79 +81,215 @@ class Campaign:
 
     def begin(self, request: Request) -> None:
         """Note that a trial runs."""
+        self.ledgers[request.cell].begin(request, self.samplers.get(request.cell))
         self.running.add(request)
-        self.ledgers[request.cell].begin(request)
+        self._changed(request.cell)
 
     def complete(self, request: Request, record: Mapping[str, Any]) -> dict[str, Any]:
         """Note that a trial ended with a record; return the record, with its verdict where it is a probe's."""
         self.running.discard(request)
         judged = dict(record)
-        if request.kind == "probe":
-            judged |= self.judge(request.cell, record, "selection")
+        if request.is_probe:
+            alone = self._judge_joint(record) if request.is_joint else self.judge(request.cell, record, "selection")
+            judged |= {name: alone[name] for name in JUDGED}  # its verdict is for all evidence to give
         self.ledgers[request.cell].complete(request, judged)
+        if request.kind == "base":
+            self._open_searches(_decoder(request.cell))
+        self._changed(request.cell)
+        if request.is_probe and request.rung == "full":
+            judged |= self.verdict(request.cell, request.start, request.depth)
         return judged
 
     def fail(self, request: Request, reason: str) -> None:
         """Note that a trial failed, for a reason."""
         self.running.discard(request)
         self.ledgers[request.cell].fail(request, reason)
+        self._changed(request.cell)
 
     def judge(self, cell: Cell, record: Mapping[str, Any], split: str) -> dict[str, Any]:
-        """Compare a pruned model's hypotheses on a split with the base's: value, interval and verdict."""
-        base = self.ledgers[cell].singles["base"].record
-        assert base is not None  # a probe runs only once its base is there
-        files = [self.store.root / one["scores"][split]["hypotheses"] for one in (base, record)]
-        compared = degradation(
-            read_records(files[0]),
-            read_records(files[1]),
-            cell.language,
-            cell.task,
-            tolerance=self.settings.tolerance,
-            seed=self.settings.seed,
-        )
+        """Compare a pruned model's hypotheses on a split with the base's; what this one model alone shows."""
+        compared = self._compare(cell, record["scores"][split], split)
         return {
             "value": record["scores"][split]["value"],
             "relative_degradation": _finite(compared.value),
             "ci95": [_finite(end) for end in compared.ci95],
             "p_within": compared.p_within,
+            "se": compared.se,
             "verdict": judge(compared, self.settings.tolerance, self.settings.alpha),
         }
 
+    def verdict(self, cell: Cell, start: int, depth: int) -> dict[str, Any]:
+        """Return what all evidence says of a healed block: its probability of being harmless, and the verdict."""
+        sampler, study = self.samplers[cell], self.ledgers[cell].study
+        p = float(sampler.p_feasible(study, [(start, depth)])[0])
+        verdict: Verdict = "infeasible" if p <= self.settings.alpha else "undecided"
+        if p >= 1 - self.settings.alpha and sampler.has_shown(study, start, depth):
+            verdict = "feasible"
+        return {"p_feasible": p, "verdict": verdict}
+
     def recommendation(self, cell: Cell) -> Recommendation:
         """Return the answer that a cell's probes give so far."""
-        return recommend(self._probes(cell), self.settings.tolerance)
+        return self.samplers[cell].recommend(self.ledgers[cell].study) if cell in self.samplers else NOTHING
+
+    def best_probe(self, cell: Cell, best: Recommendation) -> dict[str, Any] | None:
+        """Return the record of the recommended block's best heal, by the selection split."""
+        heals = [
+            attempts.record
+            for key, attempts in sorted(self.ledgers[cell].probes.items())
+            if key[:3] == (best.depth, best.start, "full") and attempts.record is not None
+        ]
+        return min(heals, key=lambda record: _worst(record["relative_degradation"]), default=None)
 
     def _next_of(self, cell: Cell) -> Request | None:
-        """Return the trial that a cell needs next, None where it needs no more."""
-        ledger = self.ledgers[cell]
-        base = ledger.singles["base"]
-        if base.record is None:
-            return None if base.failed else Request(kind="base", cell=cell, attempt=len(base.reasons) + 1)
-        with np.load(self.store.root / base.record["map"], allow_pickle=False) as arrays:
-            proposal = next_depth(base.record["num_layers"], arrays["distance"], self._probes(cell))
-        if proposal is not None:
-            request = Request(kind="probe", cell=cell, start=proposal.start, depth=proposal.depth)
-            attempt = len(ledger.attempts(request).reasons) + 1
-            return Request(kind="probe", cell=cell, start=proposal.start, depth=proposal.depth, attempt=attempt)
-        best, final = self.recommendation(cell), ledger.singles["final"]
-        if best.depth == 0 or final.settled:
-            return None
-        attempt = len(final.reasons) + 1
-        return Request(kind="final", cell=cell, start=best.start, depth=best.depth, attempt=attempt)
+        """Return the trial that a cell needs next, None where it needs no more for now."""
+        if cell not in self._wanted:
+            self._wanted[cell] = self._work_out(cell)
+        return self._wanted[cell]
 
-    def _probes(self, cell: Cell) -> list[Probe]:
-        """Return a cell's settled probes, as the search takes them."""
-        probes = []
-        for (depth, start), attempts in sorted(self.ledgers[cell].probes.items()):
-            if attempts.record is not None:
-                verdict, value = attempts.record["verdict"], attempts.record["relative_degradation"]
-                probes.append(Probe(start=start, depth=depth, verdict=verdict, degradation=value))
-            elif attempts.failed:
-                probes.append(Probe(start=start, depth=depth, verdict="failed", degradation=None))
-        return probes
+    def _work_out(self, cell: Cell) -> Request | None:
+        ledger, is_joint = self.ledgers[cell], cell.task == JOINT
+        base = ledger.singles["base"]
+        if not is_joint and base.record is None:
+            return None if base.failed else Request(kind="base", cell=cell, attempt=len(base.reasons) + 1)
+        if is_joint and not self._quiet(_decoder(cell)):
+            return None
+        if cell not in self.samplers:
+            return None
+        if proposal := self.samplers[cell].suggest(ledger.study):
+            return self._probe(cell, proposal)
+        if not self._quiet(_decoder(cell)) or (self.settings.joint and not is_joint):
+            return None
+        return self._final(cell, ledger)
+
+    def _probe(self, cell: Cell, proposal: Proposal) -> Request:
+        """Return a proposal as a request: a block that was healed before is healed from another seed."""
+        repeat = self.ledgers[cell].num_complete(proposal.depth, proposal.start, proposal.rung)
+        request = Request(
+            kind="joint" if cell.task == JOINT else "probe",
+            cell=cell,
+            start=proposal.start,
+            depth=proposal.depth,
+            rung=proposal.rung,
+            repeat=repeat,
+        )
+        return _attempt(request, self.ledgers[cell].attempts(request))
+
+    def _final(self, cell: Cell, ledger: CellLedger) -> Request | None:
+        """Return the final scoring of a cell's answer, unless it is there or cannot be had."""
+        best, final = self.recommendation(cell), ledger.singles["final"]
+        if best.depth == 0 or final.failed or any(request.cell == cell for request in self.running):
+            return None
+        probe = self.best_probe(cell, best)
+        assert probe is not None  # only a healed block is recommended
+        block = best.start, best.depth, probe["repeat"]
+        if final.record is not None and block == tuple(final.record[name] for name in ("start", "depth", "repeat")):
+            return None
+        request = Request(
+            kind="joint_final" if cell.task == JOINT else "final",
+            cell=cell,
+            start=best.start,
+            depth=best.depth,
+            repeat=probe["repeat"],
+        )
+        return _attempt(request, Attempts(reasons=final.reasons))
+
+    def _quiet(self, decoder: tuple[str, str]) -> bool:
+        """Say whether nothing more will be learned about a decoder's cells one by one."""
+        cells = [cell for cell in self.settings.cells if _decoder(cell) == decoder]
+        if any(request.kind in ("base", "probe") and _decoder(request.cell) == decoder for request in self.running):
+            return False
+        return all(
+            self.samplers[cell].suggest(self.ledgers[cell].study) is None
+            if cell in self.samplers
+            else self.ledgers[cell].singles["base"].failed
+            for cell in cells
+        )
+
+    def _open_searches(self, decoder: tuple[str, str]) -> None:
+        """Build the searches of a decoder's cells whose base is there, and of joint cells all of whose bases are."""
+        settings, pool = self.settings, Pool()
+        cells = [cell for cell in settings.cells if _decoder(cell) == decoder]
+        spaces = {cell: self._space(cell) for cell in cells if self.ledgers[cell].singles["base"].record is not None}
+        for cell, space in spaces.items():
+            pool.add(space, self.ledgers[cell].study)
+            self.samplers[cell] = build_sampler(
+                settings.sampler,
+                space,
+                SamplerOptions(
+                    alpha=settings.alpha,
+                    price=settings.price,
+                    max_heals=settings.max_heals,
+                    rungs=settings.rungs,  # type: ignore[arg-type]
+                    seed=settings.seed,
+                    max_running=max(1, math.ceil(settings.workers / len(settings.cells))),
+                    pool=pool,
+                ),
+            )
+        self.pools[decoder] = pool
+        for joint in self.joints:
+            members = self.members(joint)
+            if _decoder(joint) == decoder and all(member in spaces for member in members):
+                theirs = Pool()
+                for member in members:
+                    theirs.add(spaces[member], self.ledgers[member].study)
+                self.samplers[joint] = JointSampler(theirs, alpha=settings.alpha, price=settings.price)
+
+    def _space(self, cell: Cell) -> SearchSpace:
+        base = self.ledgers[cell].singles["base"].record
+        assert base is not None
+        with np.load(self.store.root / base["map"], allow_pickle=False) as arrays:
+            distance = arrays["distance"]
+        return SearchSpace(
+            num_layers=base["num_layers"],
+            distance=distance,
+            tolerance=self.settings.tolerance,
+            max_depth=base["num_layers"] - 1,
+            factors={"encoder": cell.encoder, "task": cell.task, "language": cell.language},
+        )
+
+    def _compare(self, cell: Cell, score: Mapping[str, Any], split: str) -> Degradation:
+        """Return the degradation of a pruned model's score on the utterances that it was scored on."""
+        base = self.ledgers[cell].singles["base"].record
+        assert base is not None  # a probe runs only once its base is there
+        pruned = read_records(self.store.root / score["hypotheses"])
+        scored = {record.id for record in pruned}  # a cheap rung's are some of the base's
+        unpruned = read_records(self.store.root / base["scores"][split]["hypotheses"])
+        return degradation(
+            [record for record in unpruned if record.id in scored],
+            pruned,
+            cell.language,
+            cell.task,
+            tolerance=self.settings.tolerance,
+            seed=self.settings.seed,
+        )
+
+    def _judge_joint(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Compare a joint model with the bases of its members, one entry a member."""
+        members = [Cell(**member) for member in record["members"]]
+        judged = [self.judge(member, {"scores": record["scores"][member.name]}, "selection") for member in members]
+        return {name: [one[name] for one in judged] for name in judged[0]}
+
+    def _changed(self, cell: Cell) -> None:
+        """Forget what the cells of a decoder were found to need."""
+        for one in [one for one in self._wanted if _decoder(one) == _decoder(cell)]:
+            del self._wanted[one]
 
     def _must_train(self, cell: Cell) -> bool:
         return existing_folder(cell, self.settings, self.store) is None
+
+
+def _decoder(cell: Cell) -> tuple[str, str]:
+    return cell.family, cell.scale
+
+
+def _attempt(request: Request, known: Attempts) -> Request:
+    """Return a request with the number of its attempt."""
+    return Request(**{**request.as_dict(), "cell": request.cell, "attempt": len(known.reasons) + 1})
+
+
+def _worst(degradation: float | Sequence[float | None] | None) -> float:
+    values = degradation if isinstance(degradation, list) else [degradation]
+    return max(math.inf if value is None else value for value in values)  # type: ignore[type-var]
 
 
 def _finite(number: float) -> float | None:

@@ -8,9 +8,10 @@ from statistics import fmean
 
 from rich.table import Table
 
-from slamlab.search.bisection import expected_num_probes, max_num_probes
-from slamlab.sweep.bases import existing_folder
-from slamlab.sweep.cells import Cell
+from slamlab.search.joint import MAX_HEALS as MAX_JOINT_HEALS
+from slamlab.search.strategies import expected_num_heals
+from slamlab.sweep.bases import base_name, existing_folder
+from slamlab.sweep.cells import Cell, joint_cell
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import Store
 from slamlab.zoo.decoders import find_decoder
@@ -19,6 +20,8 @@ from slamlab.zoo.decoders import find_decoder
 POCKET_STEP_S = {"mini": 0.2, "135m": 4.0}
 POCKET_SCORE_S = {"mini": 15.0, "135m": 300.0}
 BYTES_A_WEIGHT = 4
+JOINT_HEALS = 2.0
+"""Heals that a joint search is expected to take: one at the edge that its cells' evidence names, one beside it."""
 KINDS = ("base", "probe", "final")
 
 
@@ -30,7 +33,8 @@ class CellPlan:
         cell: The cell.
         origin: Where its base comes from: `shipped`, `given`, `trained` (kept in the store), or `to be trained`.
         num_layers: Layers of the decoder.
-        num_probes: Heals expected, every answer being as likely.
+        num_others: Trials beside the heals: the base, and the final scoring of an answer of its own.
+        num_probes: Full heals expected, as :func:`~slamlab.search.strategies.expected_num_heals` says.
         max_probes: Heals at most.
         device_s: Device-seconds expected, None where nothing like it was ever timed.
         disk_bytes: For the base and the healed models that may win.
@@ -39,6 +43,7 @@ class CellPlan:
     cell: Cell
     origin: str
     num_layers: int
+    num_others: int
     num_probes: float
     max_probes: int
     device_s: float | None
@@ -55,12 +60,12 @@ class Estimate:
     @property
     def num_expected(self) -> float:
         """Trials expected: a base, probes and a final scoring a cell."""
-        return sum(cell.num_probes + 2 for cell in self.cells)
+        return sum(cell.num_probes + cell.num_others for cell in self.cells)
 
     @property
     def max_trials(self) -> int:
         """Trials at most, not counting second attempts."""
-        return sum(cell.max_probes + 2 for cell in self.cells)
+        return sum(cell.max_probes + cell.num_others for cell in self.cells)
 
     @property
     def device_s(self) -> float | None:
@@ -91,11 +96,13 @@ def estimate(settings: Settings, store: Store) -> Estimate:
         name = (cell.family, cell.scale, cell.encoder)
         trains = found is None and name not in trained
         trained.add(name)
-        num_probes = expected_num_probes(spec.num_layers)
+        num_probes, max_probes = expected_num_heals(
+            settings.sampler, spec.num_layers, max(spec.num_layers - 1, 1), settings.max_heals
+        )
         seconds = _known_seconds(timings, cell) or _pocket_seconds(settings, cell)
         device_s = None
         if seconds is not None:
-            device_s = seconds["base"] + num_probes * seconds["probe"] + seconds["final"]
+            device_s = seconds["base"] + num_probes * seconds["probe"] + (0 if settings.joint else seconds["final"])
             device_s += _train_seconds(settings, cell) if trains else 0.0
         model_bytes = spec.num_params_billion * 1e9 * BYTES_A_WEIGHT
         cells.append(
@@ -103,13 +110,34 @@ def estimate(settings: Settings, store: Store) -> Estimate:
                 cell=cell,
                 origin=found[1] if found else "to be trained",
                 num_layers=spec.num_layers,
+                num_others=1 if settings.joint else 2,
                 num_probes=num_probes,
-                max_probes=max_num_probes(spec.num_layers),
+                max_probes=max_probes,
                 device_s=device_s,
                 disk_bytes=model_bytes * (num_probes / 2 + trains),
             )
         )
+    if settings.joint:
+        cells += [_joint_plan(settings, timings, joint) for joint in dict.fromkeys(map(joint_cell, settings.cells))]
     return Estimate(cells=tuple(cells), workers=settings.workers)
+
+
+def _joint_plan(settings: Settings, timings: dict[tuple[str, str], list[float]], joint: Cell) -> CellPlan:
+    """Return what is expected of a joint search: each of its heals is as long as its members' together."""
+    spec = find_decoder(joint.family, joint.scale)
+    members = [cell for cell in settings.cells if base_name(cell) == base_name(joint)]
+    seconds = _known_seconds(timings, members[0]) or _pocket_seconds(settings, members[0])
+    device_s = seconds and len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
+    return CellPlan(
+        cell=joint,
+        origin="that of its members",
+        num_layers=spec.num_layers,
+        num_others=1,
+        num_probes=JOINT_HEALS,
+        max_probes=MAX_JOINT_HEALS,
+        device_s=device_s,
+        disk_bytes=spec.num_params_billion * 1e9 * BYTES_A_WEIGHT,
+    )
 
 
 def table(expected: Estimate) -> Table:
@@ -130,7 +158,7 @@ def table(expected: Estimate) -> Table:
     device, wall = ("never timed" if s is None else clock(s) for s in (expected.device_s, expected.wall_s))
     shown.caption = (
         f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} (a base, its heals and a final "
-        f"scoring a cell); device time {device}, wall time {wall} with {expected.workers} at a time; "
+        f"scoring for each cell); device time {device}, wall time {wall} with {expected.workers} at a time; "
         f"disk {expected.disk_bytes / 1e9:.2f} GB."
     )
     return shown
@@ -144,10 +172,11 @@ def clock(seconds: float) -> str:
 
 
 def _timings(store: Store) -> dict[tuple[str, str], list[float]]:
-    """Return the device-seconds of finished trials by scale and kind."""
+    """Return the device-seconds of finished trials by scale and kind, without cheap looks."""
     timings: dict[tuple[str, str], list[float]] = {}
     for record in store.records():
-        timings.setdefault((record["cell"]["scale"], record["kind"]), []).append(record["device_seconds"])
+        if record.get("rung", "full") == "full":
+            timings.setdefault((record["cell"]["scale"], record["kind"]), []).append(record["device_seconds"])
     return timings
 
 

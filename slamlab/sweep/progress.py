@@ -49,15 +49,18 @@ class Watcher:
     def completed(self, request: Request, record: Mapping[str, Any]) -> None:
         """Say what a trial found."""
         if request.kind == "probe":
-            low, high = (f"{end:+.0%}" if end is not None else "unbounded" for end in record["ci95"])
-            change = record["relative_degradation"]
-            style = VERDICT_STYLE[record["verdict"]]
-            found = (
-                f"{_show(record['scores']['selection'])}, {'unbounded' if change is None else f'{change:+.0%}'} "
-                f"\\[{low}, {high}] -> [{style}]{record['verdict']}[/{style}]"
-            )
+            found = f"{_show(record['scores']['selection'])}, {_change(record['relative_degradation'], record['ci95'])}"
+        elif request.kind == "joint":
+            changes = zip(record["scores"], record["relative_degradation"], record["ci95"], strict=True)
+            found = "; ".join(f"{escape(name)} {_change(change, ci95)}" for name, change, ci95 in changes)
+        elif request.kind == "joint_final":
+            found = "; ".join(f"{escape(name)} {_splits(scores)}" for name, scores in record["scores"].items())
         else:
-            found = ", ".join(f"{split} {_show(score)}" for split, score in record["scores"].items())
+            found = _splits(record["scores"])
+        if "verdict" in record:
+            style = VERDICT_STYLE[record["verdict"]]
+            sure = f"P(within) {record['p_feasible']:.2f}" if "p_feasible" in record else ""
+            found += f" -> [{style}]{record['verdict']}[/{style}] {sure}".rstrip()
         self._num_ended += 1
         self._say(request, f"{found} ({record['wall_seconds']:.0f} s){self._left()}", markup=True)
 
@@ -80,9 +83,23 @@ class Watcher:
         what: str = request.kind
         if request.depth:
             what = f"{what} -{request.depth} at {request.start}"
+        if request.rung != "full":
+            what += f" ({request.rung})"
+        if request.repeat:
+            what += f" (heal {request.repeat + 1})"
         head = f"[{clock(time.monotonic() - self._began_s)}] {request.cell.name}: {what}: "
         self._console.print(escape(head) + (text if markup else escape(text)), highlight=False, soft_wrap=True)
 
 
 def _show(score: Mapping[str, Any]) -> str:
     return f"WER {score['value']:.1%}" if score["metric"] == "wer" else f"BLEU {score['value']:.1f}"
+
+
+def _splits(scores: Mapping[str, Any]) -> str:
+    return ", ".join(f"{split} {_show(score)}" for split, score in scores.items())
+
+
+def _change(change: float | None, ci95: list[float | None]) -> str:
+    """Return a relative degradation with its interval, as markup."""
+    low, high = (f"{end:+.0%}" if end is not None else "unbounded" for end in ci95)
+    return f"{'unbounded' if change is None else f'{change:+.0%}'} \\[{low}, {high}]"

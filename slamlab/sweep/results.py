@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from slamlab.report.results import SCHEMA_VERSION
+from slamlab.search.agreement import rank_agreement
+from slamlab.search.evidence import RUNGS
+from slamlab.search.frontier import Pool
+from slamlab.search.joint import JointSampler
 from slamlab.sweep.campaign import Campaign
-from slamlab.sweep.cells import Cell
+from slamlab.sweep.cells import JOINT, Cell
 from slamlab.sweep.ledger import Attempts
 from slamlab.zoo.profiles import as_json
 
@@ -19,6 +24,9 @@ PACKAGES = (
 )  # fmt: skip
 WORTHLESS_WER, WORTHLESS_BLEU = 0.75, 5.0
 """An unpruned model this bad can lose layers without getting worse, and that says nothing."""
+PROBE_FACTS = (
+    "relative_degradation", "ci95", "p_within", "se", "fingerprint", "wall_seconds", "device_seconds", "num_parameters",
+)  # fmt: skip
 COUNTS = (
     "num_words", "insertions", "deletions", "substitutions",
     "num_empty_references", "num_empty_hypotheses", "num_loops", "num_capped",
@@ -46,7 +54,12 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
             "tolerance": settings.tolerance,
             "alpha": settings.alpha,
             "seed": settings.seed,
-            "sampler": "bisect",
+            "sampler": settings.sampler,
+            "search": {
+                "price": settings.price,
+                "max_heals": settings.max_heals,
+                "rungs": list(settings.rungs),
+            },
             "convention": "a block of depth n starting at l is the layers l to l+n-1, counted from 0",
             "heal": {cell.scale: as_json(settings.heal_recipe(cell)) for cell in settings.cells},
             "corpus": {
@@ -63,6 +76,8 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
         },
         "cells": [_cell(campaign, cell) for cell in settings.cells],
         "probes": [probe for cell in settings.cells for probe in _probes(campaign, cell)],
+        "rungs": [found for decoder, pool in campaign.pools.items() for found in _rungs(campaign, decoder, pool)],
+        "joints": [_joint(campaign, joint) for joint in campaign.joints],
     }
 
 
@@ -110,11 +125,13 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
             "reason": reasons,
         }
     best = campaign.recommendation(cell)
-    probe = ledger.probes[best.depth, best.start].record if best.depth else None
+    probe = campaign.best_probe(cell, best) if best.depth else None
     pruned: dict[str, dict[str, Any]] = {}
     if probe is not None:
-        pruned["selection"] = _pruned(campaign, cell, probe, "selection")
-        if final.record is not None:
+        pruned["selection"] = _pruned(campaign, cell, probe, "selection") | campaign.verdict(
+            cell, best.start, best.depth
+        )
+        if final.record is not None and final.record["depth"] == best.depth:
             pruned |= {split: _pruned(campaign, cell, final.record, split) for split in final.record["scores"]}
     verdict: str = best.verdict
     reason: str | None = None
@@ -124,7 +141,7 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         # Chosen on the selection split; an honest second look disagrees, so nothing is promised.
         verdict = "undecided"
         reason = f"{best.verdict} on the selection split, {pruned['test']['verdict']} on the test split"
-    failed = [depth for (depth, _), one in ledger.probes.items() if one.failed and depth > best.depth]
+    failed = [key[0] for key, one in ledger.probes.items() if one.failed and key[0] > best.depth]
     if failed and verdict != "undecided":
         # The search stopped there for want of a score, not because the block does harm.
         reason = f"deeper blocks are open, as the probe of depth {min(failed)} failed"
@@ -154,7 +171,8 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         "base": base.record["base"],
         "num_parameters": {"base": base.record["num_parameters"], "pruned": probe and probe["num_parameters"]},
         "map": base.record["map"],
-        "num_heals": sum(one.record is not None for one in ledger.probes.values()),
+        "p_feasible": best.p_feasible if best.depth else None,
+        "num_heals": sum(key[2] == "full" and one.record is not None for key, one in ledger.probes.items()),
         "device": base.record["device"],
         "device_seconds": sum(record["device_seconds"] for record in records),
         "wall_seconds": sum(record["wall_seconds"] for record in records),
@@ -187,14 +205,15 @@ def _score(score: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probes(campaign: Campaign, cell: Cell) -> list[dict[str, Any]]:
-    """Return every probe of a cell, by depth."""
+    """Return every probe of a cell, by depth, start, rung and repeat."""
     probes = []
-    for (depth, start), attempts in sorted(campaign.ledgers[cell].probes.items()):
+    for (depth, start, rung, repeat), attempts in sorted(campaign.ledgers[cell].probes.items()):
         probe: dict[str, Any] = {
             "cell": cell.as_dict(),
             "start": start,
             "depth": depth,
-            "rung": "full",
+            "rung": rung,
+            "repeat": repeat,
             "split": "selection",
             "status": "complete" if attempts.record else "failed",
             "num_failed_attempts": len(attempts.reasons),
@@ -203,11 +222,107 @@ def _probes(campaign: Campaign, cell: Cell) -> list[dict[str, Any]]:
         if attempts.reasons:
             probe["reason"] = "; then: ".join(attempts.reasons)
         if record := attempts.record:
-            names = ("relative_degradation", "ci95", "p_within", "verdict", "fingerprint", "wall_seconds")
             probe |= _score(record["scores"]["selection"])
-            probe |= {name: record[name] for name in (*names, "device_seconds", "num_parameters")}
+            probe |= {name: record[name] for name in PROBE_FACTS}
+            if rung == "full":  # a cheap look decides nothing
+                probe |= campaign.verdict(cell, start, depth)
         probes.append(probe)
     return probes
+
+
+def _rungs(campaign: Campaign, decoder: tuple[str, str], pool: Pool) -> list[dict[str, Any]]:
+    """Return how each cheap rung that was used ranks blocks, against the full heal, over a decoder's cells."""
+    readers = [(campaign.samplers[cell], campaign.ledgers[cell].study) for cell in campaign.samplers]
+    looks = [
+        sampler.looks(study)
+        for (sampler, study), cell in zip(readers, campaign.samplers, strict=True)
+        if (cell.family, cell.scale) == decoder and cell.task != JOINT
+    ]
+    used = [rung for rung in RUNGS if rung != "full" and any(look.rung == rung for own in looks for look in own)]
+    return [
+        {
+            "family": decoder[0],
+            "scale": decoder[1],
+            "num_looks": sum(look.rung == rung for own in looks for look in own),
+            **asdict(rank_agreement(looks, rung, seed=campaign.settings.seed)),
+        }
+        for rung in used
+    ]
+
+
+def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
+    """Return the answer of a joint search: one block for all cells of a base, and what it costs each."""
+    ledger, members = campaign.ledgers[joint], campaign.members(joint)
+    answer: dict[str, Any] = {
+        **joint.as_dict(),
+        "members": [member.as_dict() for member in members],
+        "max_depth": 0,
+        "start": None,
+        "verdict": "none",
+        "p_feasible": None,
+        "binding": None,
+        "prediction": None,
+        "checkpoint": None,
+        "heals": _joint_heals(campaign, joint, members),
+        "tests": None,
+    }
+    sampler = campaign.samplers.get(joint)
+    if not isinstance(sampler, JointSampler):
+        return {**answer, "verdict": "failed", "reason": "the unpruned model of a member was not scored"}
+    base = campaign.ledgers[members[0]].singles["base"].record
+    answer["num_layers"] = base["num_layers"] if base else None
+    predicted, best = sampler.prediction(ledger.study), sampler.recommend(ledger.study)
+    answer["prediction"] = {"start": predicted.start, "depth": predicted.depth, "p_feasible": predicted.p_feasible}
+    if not any(key[2] == "full" and one.record for key, one in ledger.probes.items()):
+        return {**answer, "reason": "; then: ".join(r for one in ledger.probes.values() for r in one.reasons) or None}
+    member, p = sampler.binding(ledger.study)
+    answer["binding"] = {"member": members[member].as_dict(), "p_within": p}
+    if best.depth == 0:
+        return answer
+    answer |= {"max_depth": best.depth, "start": best.start, "verdict": best.verdict, "p_feasible": best.p_feasible}
+    answer["max_fraction"] = best.depth / base["num_layers"] if base else None
+    final = ledger.singles["final"]
+    if final.record is None or final.record["depth"] != best.depth:
+        reason = "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
+        return {**answer, "verdict": "undecided", "reason": reason}
+    answer["checkpoint"], answer["num_parameters"] = final.record["checkpoint"], final.record["num_parameters"]
+    answer["tests"] = [
+        {
+            split: _pruned(campaign, one, {"scores": final.record["scores"][one.name]}, split)
+            for split in final.record["scores"][one.name]
+        }
+        for one in members
+    ]
+    doubtful = [
+        one.name for one, test in zip(members, answer["tests"], strict=True) if test["test"]["verdict"] != "feasible"
+    ]
+    if doubtful:
+        answer["verdict"] = "undecided"
+        answer["reason"] = f"{best.verdict} on the selection split; on the test split not for {', '.join(doubtful)}"
+    return answer
+
+
+def _joint_heals(campaign: Campaign, joint: Cell, members: list[Cell]) -> list[dict[str, Any]]:
+    """Return the joint heals, with what each cost every member on the selection split."""
+    heals = []
+    for (depth, start, _, repeat), attempts in sorted(campaign.ledgers[joint].probes.items()):
+        heal: dict[str, Any] = {
+            "start": start,
+            "depth": depth,
+            "repeat": repeat,
+            "status": "complete" if attempts.record else "failed",
+            "reason": "; then: ".join(attempts.reasons) or None,
+        }
+        if record := attempts.record:
+            names = ("value", "relative_degradation", "ci95", "p_within", "se")
+            heal["members"] = [
+                {"cell": member.as_dict(), **{name: record[name][i] for name in names}}
+                for i, member in enumerate(members)
+            ]
+            heal |= {name: record[name] for name in ("fingerprint", "wall_seconds", "device_seconds")}
+            heal |= campaign.verdict(joint, start, depth)
+        heals.append(heal)
+    return heals
 
 
 def _records(attempts: Iterable[Attempts]) -> list[dict[str, Any]]:

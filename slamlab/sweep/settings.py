@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slamlab.errors import AssetError, OptionError
+from slamlab.search.frontier import PRICE
+from slamlab.search.strategies import SAMPLERS
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.store import fingerprint
 from slamlab.zoo.profiles import PROFILES, RUNGS, HealRecipe, Profile, TrainRecipe
@@ -38,6 +40,11 @@ class Settings:
         num_test: Utterances of the reported figures, None for the profile's.
         store: Folder of the store.
         workers: Trials at the same time.
+        sampler: Which strategy chooses the blocks, of :data:`slamlab.search.strategies.SAMPLERS`.
+        price: Layers that a full heal must promise (frontier).
+        max_heals: Full heals a cell at most, None for the strategy's own limit.
+        rungs: Looks that may be taken; `full` always is.
+        joint: Whether one block is wanted for all cells of a base together.
     """
 
     name: str
@@ -55,6 +62,11 @@ class Settings:
     num_selection: int
     num_test: int
     workers: int = 1
+    sampler: str = "frontier"
+    price: float = PRICE
+    max_heals: int | None = None
+    rungs: tuple[str, ...] = ("full",)
+    joint: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.][\w.-]*", self.name):
@@ -73,6 +85,15 @@ class Settings:
             raise OptionError("at least 1 trial runs at a time", self.workers, "pass --workers 1 or more")
         if self.base not in ("auto", "train") and not Path(self.base).is_dir():
             raise AssetError("--base is auto, train, or a folder", self.base, "give a folder that slamlab wrote")
+        if self.sampler not in SAMPLERS:
+            raise OptionError(f"a sampler is one of {', '.join(SAMPLERS)}", self.sampler, "choose one of them")
+        if not (math.isfinite(self.price) and self.price > 0):
+            raise OptionError("the price of a heal is above 0 layers", self.price, f"pass for example --price {PRICE}")
+        if self.max_heals is not None and self.max_heals < 1:
+            raise OptionError("a cell takes 1 heal or more", self.max_heals, "pass --max-heals 1 or more")
+        for rung in self.rungs:
+            if rung not in RUNGS:
+                raise OptionError(f"a rung is one of {', '.join(RUNGS)}", rung, "choose among them")
         for cell in self.cells:
             self.heal_recipe(cell)
 
@@ -143,6 +164,11 @@ class Request:
             raise OptionError("only a probe looks less than fully", f"a {self.kind} {self.rung}", "ask for a probe")
         if self.repeat < 0:
             raise OptionError("repeats count from 0", self.repeat, "ask for repeat 0 first")
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is a look at a block, which a search has chosen."""
+        return self.kind in ("probe", "joint")
 
     @property
     def is_joint(self) -> bool:

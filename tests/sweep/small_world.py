@@ -54,6 +54,7 @@ def small_sweep(store: Path, **changed: Any) -> Settings:
         "heal": {"num_steps": 2},
         "num_selection": NUM_UTTERANCES,
         "num_test": NUM_UTTERANCES,
+        "sampler": "bisect",  # whose every step can be told beforehand
     }
     return Settings(store=store, **(given | changed))
 

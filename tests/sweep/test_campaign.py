@@ -12,7 +12,7 @@ import sqlalchemy
 from small_world import World, cell, drive, events, results_of, small_sweep
 
 import slamlab.sweep.results
-from slamlab.search.bisection import Recommendation, max_num_probes
+from slamlab.search.strategies import expected_num_heals
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.settings import Request
 from slamlab.sweep.store import Store
@@ -40,11 +40,12 @@ def _comparable(campaign):
 
 
 def _blocks(campaign):
-    return {one: (found.depth, found.start, found.verdict) for one, found in _recommendations(campaign).items()}
+    return {one: _block(campaign, one) for one in campaign.settings.cells}
 
 
-def _recommendations(campaign):
-    return {one: campaign.recommendation(one) for one in campaign.settings.cells}
+def _block(campaign, one):
+    found = campaign.recommendation(one)
+    return found.depth, found.start, found.verdict
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_a_cell_goes_from_its_base_over_probes_to_its_final_one_at_a_time(make_s
         found = campaign.recommendation(one).depth
         num_probes = len(kinds) - (2 if found else 1)
         assert kinds == ["base", *["probe"] * num_probes, *["final"] * bool(found)]
-        assert 1 <= num_probes <= max_num_probes(12)
+        assert 1 <= num_probes <= expected_num_heals("bisect", 12, 11)[1]
 
 
 def test_the_first_probe_is_where_the_map_says(make_settings):
@@ -138,9 +139,9 @@ def test_a_probe_that_fails_twice_counts_against_its_depth(make_settings):
     world = World(settings, {EN: 9}, failures={("probe", EN, 6): 9})
     campaign = drive(settings, world)
     assert world.failures["probe", EN, 6] == 9 - 2, "it is tried twice, and no third time"
-    assert campaign.recommendation(EN) == Recommendation(start=6, depth=5, verdict="feasible")
-    assert all(depth <= 6 for depth, _ in campaign.ledgers[EN].probes)
-    assert campaign.ledgers[EN].probes[6, 5].failed
+    assert _block(campaign, EN) == (5, 6, "feasible")
+    assert all(key[0] <= 6 for key in campaign.ledgers[EN].probes)
+    assert campaign.ledgers[EN].probes[6, 5, "full", 0].failed
     assert _open(settings).finished
 
 
@@ -323,8 +324,7 @@ def test_a_record_is_judged_by_the_tolerance_of_each_sweep(make_settings):
     assert drive(strict, world).recommendation(EN).depth == 4
     computed = len(world.computed)
     lenient = make_settings(tolerance=2.0, name="lenient")
-    found = drive(lenient, World(lenient, {EN: 4}, harm=1.6)).recommendation(EN)
-    assert found == Recommendation(start=0, depth=11, verdict="feasible")
+    assert _block(drive(lenient, World(lenient, {EN: 4}, harm=1.6)), EN) == (11, 0, "feasible")
     # The shared records have been judged twice since; each sweep keeps to its own.
     assert _open(strict).recommendation(EN).depth == 4
     assert _open(strict).finished
@@ -334,18 +334,18 @@ def test_a_record_is_judged_by_the_tolerance_of_each_sweep(make_settings):
 def test_a_block_that_is_neither_clearly_within_nor_beyond_is_undecided(make_settings):
     settings = make_settings(tolerance=0.25)
     campaign = drive(settings, World(settings, {EN: 0}, harm=1.25))
-    (verdict,) = {attempts.record["verdict"] for attempts in campaign.ledgers[EN].probes.values()}
-    assert verdict == "undecided"
+    verdicts = {campaign.verdict(EN, start, depth)["verdict"] for depth, start, *_ in campaign.ledgers[EN].probes}
+    assert verdicts == {"undecided"}
     assert campaign.recommendation(EN).verdict in ("undecided", "none")
 
 
 def test_a_base_without_an_error_made_worse_is_judged_without_a_number(make_settings):
     settings = make_settings()
     campaign = drive(settings, World(settings, {EN: 4}, base_rate=0.0))
-    assert campaign.recommendation(EN) == Recommendation(start=7, depth=4, verdict="feasible")
-    for ledger in (campaign.ledgers[EN], _open(settings).ledgers[EN]):
-        for (depth, _), attempts in ledger.probes.items():
-            found = attempts.record
+    assert _block(campaign, EN) == (4, 7, "feasible")
+    for known in (campaign, _open(settings)):
+        for (depth, start, *_), attempts in known.ledgers[EN].probes.items():
+            found = attempts.record | known.verdict(EN, start, depth)
             worse = depth > 4
             assert (found["relative_degradation"], found["ci95"]) == ((None, [None, None]) if worse else (0, [0, 0]))
             assert found["verdict"] == ("infeasible" if worse else "feasible")

@@ -7,15 +7,14 @@ import pytest
 from optuna.trial import TrialState
 from small_world import World, cell, drive, events, small_sweep
 
-from slamlab.search.bisection import Recommendation
 from slamlab.sweep.campaign import Campaign
-from slamlab.sweep.ledger import JUDGED, MAX_ATTEMPTS, Attempts, open_ledger
+from slamlab.sweep.ledger import INTERRUPTED, JUDGED, MAX_ATTEMPTS, Attempts, open_ledger
 from slamlab.sweep.settings import Request
 from slamlab.sweep.store import Store
 
 EN, LLAMA = cell(), cell(family="llama")
 EDGES = {EN: 4, LLAMA: 0}
-ANSWER = Recommendation(start=7, depth=4, verdict="feasible")
+ANSWER = (7, 4)
 
 
 def _studies(settings):
@@ -27,6 +26,15 @@ def _study(settings, one=EN):
     storage = optuna.storages.RDBStorage(Store(settings.store).ledger_url)
     (name,) = [name for name in optuna.get_all_study_names(storage) if f"| {one.name} |" in name]
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def _ledgers(settings):
+    return open_ledger(settings, Store(settings.store), settings.cells)
+
+
+def _answer(campaign):
+    best = campaign.recommendation(EN)
+    return best.start, best.depth
 
 
 def _run_until(settings, world, event, times=1):
@@ -59,23 +67,23 @@ def test_a_probe_is_an_optuna_trial_with_value_constraint_and_attributes(make_se
     trials = {trial.params["depth"]: trial for trial in _study(settings).trials}
     assert sorted(trials) == [3, 4, 5, 6]
     for depth, trial in trials.items():
-        record = campaign.ledgers[EN].probes[depth, 11 - depth].record
+        record = campaign.ledgers[EN].probes[depth, 11 - depth, "full", 0].record
         assert trial.state == TrialState.COMPLETE
-        assert trial.params == {"depth": depth, "start": 11 - depth}
+        assert trial.params == {"depth": depth, "start": 11 - depth, "rung": "full"}
         assert trial.value == pytest.approx(depth / 12)
         assert trial.constraints == {"degradation": pytest.approx(record["relative_degradation"] - 0.3)}
         assert (trial.constraints["degradation"] <= 0) == (depth <= 4)
-        assert set(trial.user_attrs) == {"fingerprint", "wall_seconds", *JUDGED}
+        assert set(trial.user_attrs) == {"fingerprint", "wall_seconds", "repeat", *JUDGED}
         assert all(trial.user_attrs[name] == record[name] for name in trial.user_attrs)
         assert Store(settings.store).read_record(trial.user_attrs["fingerprint"])["depth"] == depth
     # Optuna itself, and so any dashboard, comes to the same answer.
-    assert _study(settings).best_trial.params == {"depth": 4, "start": 7}
+    assert _study(settings).best_trial.params == {"depth": 4, "start": 7, "rung": "full"}
 
 
 def test_what_is_read_again_is_what_was_noted(make_settings):
     settings = make_settings()
     campaign = drive(settings, World(settings, EDGES, failures={("probe", EN, 3): 1, ("final", EN, 4): 1}))
-    ledger = open_ledger(settings, Store(settings.store))[EN]
+    ledger = _ledgers(settings)[EN]
     for noted, read in (
         (campaign.ledgers[EN].probes, ledger.probes),
         (campaign.ledgers[EN].singles, ledger.singles),
@@ -91,7 +99,7 @@ def test_a_failure_keeps_its_reason(make_settings):
     drive(settings, World(settings, EDGES, failures={("probe", EN, 3): 1, ("base", EN, 0): 1}))
     failed = [trial for trial in _study(settings).trials if trial.state == TrialState.FAIL]
     assert [(trial.params, trial.user_attrs) for trial in failed] == [
-        ({"depth": 3, "start": 8}, {"reason": "the probe would not work"})
+        ({"depth": 3, "start": 8, "rung": "full"}, {"repeat": 0, "reason": "the probe would not work"})
     ]
     assert _study(settings).user_attrs["base_failures"] == ["the base would not work"]
 
@@ -102,30 +110,16 @@ def test_what_a_dead_driver_left_running_is_closed_and_no_failure(make_settings)
     _run_until(settings, world, "probe began")
     (left,) = _study(settings).trials
     assert left.state == TrialState.RUNNING
-    ledger = open_ledger(settings, Store(settings.store))[EN]
+    ledger = _ledgers(settings)[EN]
     request = Request(kind="probe", cell=EN, **left.params)
     assert ledger.attempts(request) == Attempts()
     assert ledger.probes == {}
     (closed,) = _study(settings).trials
-    assert (closed.state, closed.user_attrs) == (TrialState.FAIL, {})
+    assert (closed.state, closed.user_attrs) == (TrialState.FAIL, {"repeat": 0, INTERRUPTED: True})
     campaign = drive(settings, world)
     assert campaign.ledgers[EN].attempts(request).reasons == []
     assert [one.attempt for one in world.computed] == [1] * len(world.computed)
     assert all(trial.state != TrialState.RUNNING for trial in _study(settings).trials)
-
-
-def test_what_was_only_enqueued_is_given_to_nobody(make_settings):
-    settings = make_settings()
-    world = World(settings, EDGES)
-    _run_until(settings, world, "base is in the ledger")
-    _study(settings).enqueue_trial({"depth": 3, "start": 8})  # all that a driver came to before it died
-    campaign = drive(settings, world)
-    read = open_ledger(settings, Store(settings.store))[EN]
-    assert {key: attempts.record["fingerprint"] for key, attempts in read.probes.items()} == {
-        key: attempts.record["fingerprint"] for key, attempts in campaign.ledgers[EN].probes.items()
-    }
-    for (depth, start), attempts in read.probes.items():
-        assert (attempts.record["depth"], attempts.record["start"]) == (depth, start)
 
 
 @pytest.fixture(scope="module")
@@ -159,32 +153,24 @@ def test_a_damaged_record_is_computed_again_and_nothing_else(whole, tmp_path, ki
     world = World(settings, EDGES)
     after = drive(settings, world)
     assert [request.kind for request in world.computed] == [kind]
-    assert after.recommendation(EN) == ANSWER
+    assert _answer(after) == ANSWER
     assert len(store.records()) == num_records
     assert Campaign(settings, store).finished
-
-
-def test_a_lost_probe_that_no_answer_rests_on_is_let_go(whole, tmp_path):
-    settings = _copy(whole, tmp_path)
-    _damage(Store(settings.store), "probe", "lost", depth=3)
-    world = World(settings, EDGES)
-    assert drive(settings, world).recommendation(EN) == ANSWER
-    assert world.computed == []
 
 
 def test_changed_settings_are_another_study_and_the_first_stays(whole, tmp_path):
     settings = _copy(whole, tmp_path)
     for changed in ({"tolerance": 0.5}, {"heal": {"num_steps": 3}}, {"seed": 7}):
         other = replace(settings, **changed)
-        assert open_ledger(other, Store(other.store))[EN].probes == {}
+        assert _ledgers(other)[EN].probes == {}
     assert len(_studies(settings)) == 4
-    assert len(open_ledger(settings, Store(settings.store))[EN].probes) == 4
+    assert len(_ledgers(settings)[EN].probes) == 4
 
 
 def test_changed_hands_go_on_with_the_study(whole, tmp_path):
     settings = _copy(whole, tmp_path)
     again = replace(settings, workers=8)
-    assert len(open_ledger(again, Store(again.store))[EN].probes) == 4
+    assert len(_ledgers(again)[EN].probes) == 4
     assert len(_studies(settings)) == 1
 
 

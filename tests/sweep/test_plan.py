@@ -4,12 +4,21 @@ import pytest
 from rich.console import Console
 from small_world import SECONDS, World, cell, drive
 
-from slamlab.search.bisection import expected_num_probes, max_num_probes
+from slamlab.search.strategies import expected_num_heals
 from slamlab.sweep.bases import trained_folder
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.plan import clock, estimate, table
 from slamlab.sweep.store import Store
 from slamlab.zoo.profiles import PROFILES
+
+
+def expected_num_probes(num_layers):
+    return expected_num_heals("bisect", num_layers, num_layers - 1)[0]
+
+
+def max_num_probes(num_layers):
+    return expected_num_heals("bisect", num_layers, num_layers - 1)[1]
+
 
 EN, DE, LLAMA = cell(), cell("de"), cell(family="llama")
 LARGE = Cell(family="llama", scale="8b", encoder="wavlm-large", task="asr", language="en")
