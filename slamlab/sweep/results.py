@@ -271,7 +271,7 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
         return {**answer, "verdict": "failed", "reason": "the unpruned model of a member was not scored"}
     base = campaign.ledgers[members[0]].singles["base"].record
     answer["num_layers"] = base["num_layers"] if base else None
-    predicted, best = sampler.prediction(ledger.study), sampler.recommend(ledger.study)
+    predicted, best = sampler.prediction(), sampler.recommend(ledger.study)
     answer["prediction"] = {"start": predicted.start, "depth": predicted.depth, "p_feasible": predicted.p_feasible}
     if not any(key[2] == "full" and one.record for key, one in ledger.probes.items()):
         return {**answer, "reason": "; then: ".join(r for one in ledger.probes.values() for r in one.reasons) or None}
