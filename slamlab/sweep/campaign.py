@@ -58,9 +58,11 @@ class Campaign:
 
     @property
     def num_settled(self) -> int:
-        """Trials that ended for good, in this run or before."""
+        """Trials that ended for good, in this run or before, without cheap looks."""
         ledgers = self.ledgers.values()
-        return sum(one.settled for ledger in ledgers for one in (*ledger.singles.values(), *ledger.probes.values()))
+        singles = [one for ledger in ledgers for one in ledger.singles.values()]
+        full = [one for ledger in ledgers for key, one in ledger.probes.items() if key[2] == "full"]
+        return sum(one.settled for one in (*singles, *full))
 
     def members(self, joint: Cell) -> list[Cell]:
         """Return the cells that a joint cell is about."""

@@ -61,12 +61,12 @@ class Watcher:
             style = VERDICT_STYLE[record["verdict"]]
             sure = f"P(within) {record['p_feasible']:.2f}" if "p_feasible" in record else ""
             found += f" -> [{style}]{record['verdict']}[/{style}] {sure}".rstrip()
-        self._num_ended += 1
+        self._num_ended += request.rung == "full"  # cheap looks are not planned for, nor long
         self._say(request, f"{found} ({record['wall_seconds']:.0f} s){self._left()}", markup=True)
 
     def failed(self, request: Request, reason: str, details: str) -> None:
         """Say why a trial failed."""
-        self._num_ended += request.attempt > 1
+        self._num_ended += request.attempt > 1 and request.rung == "full"
         self._say(request, f"FAILED: {reason}")
         if details:
             self._console.print(details, style="dim", markup=False, highlight=False)
@@ -74,7 +74,7 @@ class Watcher:
     def _left(self) -> str:
         """Return the time left, from the pace so far."""
         remaining = self._num_expected - self._num_ended
-        if remaining <= 0:
+        if remaining <= 0 or self._num_ended == self._num_settled:
             return ""
         pace_s = (time.monotonic() - self._began_s) / (self._num_ended - self._num_settled)
         return f"; {self._num_ended} of about {self._num_expected:.0f} trials, {clock(pace_s * remaining)} left"
