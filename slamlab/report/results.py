@@ -2,32 +2,45 @@
 
 Sorted keys, indented by 2, UTF-8, and no NaN or infinity: an unbounded interval end is null. WER and relative
 degradations are fractions (0.25 is 25 %), BLEU runs from 0 to 100, layers are counted from 0, times are in seconds.
+
+Parts that came later are optional, so that older files still render: `sweep.search`, `rungs`, `joints`, and of a probe
+`rung`, `repeat`, `se` and `p_feasible`. A probe without a rung is a full heal; only a full heal has a verdict.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from slamlab.errors import DataError, StoreError
+from slamlab.report.checks import (
+    AGAIN,
+    NUMBER,
+    NUMBER_OR_NULL,
+    Fields,
+    check_block,
+    check_finite,
+    check_interval,
+    one_a_member,
+    one_of,
+    refuse,
+    require,
+    require_where_given,
+)
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
-AGAIN = "run the sweep again, which recomputes nothing that the store has"
 CELL_VERDICTS = ("feasible", "undecided", "none", "failed")
 PROBE_VERDICTS = ("feasible", "undecided", "infeasible")
 
-_NUMBER = (int, float)
-_NUMBER_OR_NULL = (int, float, type(None))
-_IDENTITY: dict[str, type | tuple[type, ...]] = dict.fromkeys(("family", "scale", "encoder", "task", "language"), str)
-_SWEEP: dict[str, type | tuple[type, ...]] = {
+_IDENTITY: Fields = dict.fromkeys(("family", "scale", "encoder", "task", "language"), str)
+_SWEEP: Fields = {
     "name": str,
     "profile": str,
-    "tolerance": _NUMBER,
-    "alpha": _NUMBER,
+    "tolerance": NUMBER,
+    "alpha": NUMBER,
     "seed": int,
     "commit": str,
     "versions": dict,
@@ -39,32 +52,49 @@ _SWEEP: dict[str, type | tuple[type, ...]] = {
     "num_trials": int,
     "num_failed": int,
 }
-_SCORE: dict[str, type | tuple[type, ...]] = {
-    "value": _NUMBER,
+_SCORE: Fields = {
+    "value": NUMBER,
     "num_utterances": int,
     "signature": str,
     "hypotheses": str,
 }
-_PRUNED: dict[str, type | tuple[type, ...]] = {
-    "value": _NUMBER,
-    "relative_degradation": _NUMBER_OR_NULL,
+_PRUNED: Fields = {
+    "value": NUMBER,
+    "relative_degradation": NUMBER_OR_NULL,
     "ci95": list,
     "hypotheses": str,
 }
-_ANSWERED_CELL: dict[str, type | tuple[type, ...]] = {
+_ANSWERED_CELL: Fields = {
     "num_layers": int,
     "max_depth": int,
-    "max_fraction": _NUMBER,
+    "max_fraction": NUMBER,
     "metric": str,
     "baseline": dict,
 }
-_PROBE: dict[str, type | tuple[type, ...]] = {"cell": dict, "start": int, "depth": int, "status": str}
-_COMPLETE_PROBE: dict[str, type | tuple[type, ...]] = {
-    "value": _NUMBER,
-    "relative_degradation": _NUMBER_OR_NULL,
+_PROBE: Fields = {"cell": dict, "start": int, "depth": int, "status": str}
+_COMPLETE_PROBE: Fields = {
+    "value": NUMBER,
+    "relative_degradation": NUMBER_OR_NULL,
     "ci95": list,
-    "verdict": str,
 }
+_RANKING: Fields = {
+    "family": str,
+    "scale": str,
+    "rung": str,
+    "num_looks": int,
+    "num_blocks": int,
+    "num_pairs": int,
+    "tau": NUMBER_OR_NULL,
+    "ci95": (list, tuple, type(None)),
+}
+_JOINT: Fields = {**_IDENTITY, "members": list, "verdict": str, "heals": list}
+_JOINT_ANSWER: Fields = {
+    "num_layers": int,
+    "max_depth": int,
+    "max_fraction": NUMBER,
+    "start": int,
+}
+_JOINT_HEAL: Fields = {"start": int, "depth": int, "status": str}
 
 
 def write_results(results: Mapping[str, Any], out: Path) -> Path:
@@ -125,6 +155,22 @@ def cell_verdict(cell: Mapping[str, Any]) -> str:
     return "failed" if unanswered else cell["verdict"]
 
 
+def joint_verdict(joint: Mapping[str, Any]) -> str:
+    """Return the verdict of a joint answer; one of which no joint heal was scored, for now or for good, has failed."""
+    scored = any(heal["status"] == "complete" for heal in joint["heals"])
+    return joint["verdict"] if scored or joint["verdict"] != "none" else "failed"
+
+
+def rung_of(probe: Mapping[str, Any]) -> str:
+    """Return how closely a probe looked: `full` where the records name no rung."""
+    return probe.get("rung") or "full"
+
+
+def is_full(probe: Mapping[str, Any]) -> bool:
+    """Say whether a probe is a full heal, which alone can settle anything."""
+    return rung_of(probe) == "full"
+
+
 def check_results(results: Any, source: str) -> None:
     """Check that records hold what a report needs.
 
@@ -135,110 +181,118 @@ def check_results(results: Any, source: str) -> None:
     Raises:
         DataError: Names the first value that is missing or wrong, by its path in the file.
     """
-    _require(results, {"schema_version": int, "sweep": dict, "cells": list, "probes": list}, "", source)
+    require(results, {"schema_version": int, "sweep": dict, "cells": list, "probes": list}, "", source)
     if results["schema_version"] != SCHEMA_VERSION:
         raise DataError(
             f"results.json has schema version {SCHEMA_VERSION}",
             f"{results['schema_version']} in {source}",
             "render it with the version of slamlab that wrote it",
         )
-    for where, number in _numbers(results, ""):
-        if not math.isfinite(number):
-            _refuse(where, "a finite number, or null where it is unbounded", number, source)
+    check_finite(results, source)
     sweep = results["sweep"]
-    _require(sweep, _SWEEP, "sweep", source)
+    require(sweep, _SWEEP, "sweep", source)
     if sweep["tolerance"] < 0:
-        _refuse("sweep.tolerance", "0 or more", sweep["tolerance"], source)
-    _require(sweep["corpus"], {"name": str, "fingerprint": str}, "sweep.corpus", source)
+        refuse("sweep.tolerance", "0 or more", sweep["tolerance"], source)
+    require(sweep["corpus"], {"name": str, "fingerprint": str}, "sweep.corpus", source)
     for i, cell in enumerate(results["cells"]):
         _check_cell(cell, f"cells[{i}]", source)
     for i, probe in enumerate(results["probes"]):
         _check_probe(probe, f"probes[{i}]", source)
+    require(results, {name: list for name in ("rungs", "joints") if name in results}, "", source)
+    for i, ranking in enumerate(results.get("rungs", ())):
+        require(ranking, _RANKING, f"rungs[{i}]", source)
+        if ranking["ci95"] is not None:
+            check_interval(ranking["ci95"], f"rungs[{i}].ci95", source)
+    for i, joint in enumerate(results.get("joints", ())):
+        _check_joint(joint, f"joints[{i}]", source)
 
 
 def _check_cell(cell: Any, where: str, source: str) -> None:
-    _require(cell, {**_IDENTITY, "verdict": str}, where, source)
-    _one_of(cell["verdict"], CELL_VERDICTS, f"{where}.verdict", source)
+    require(cell, {**_IDENTITY, "verdict": str}, where, source)
+    one_of(cell["verdict"], CELL_VERDICTS, f"{where}.verdict", source)
     if cell_verdict(cell) == "failed":
         return
-    _require(cell, _ANSWERED_CELL, where, source)
-    _one_of(cell["metric"], ("wer", "bleu"), f"{where}.metric", source)
+    require(cell, _ANSWERED_CELL, where, source)
+    one_of(cell["metric"], ("wer", "bleu"), f"{where}.metric", source)
     if cell["verdict"] != "none":
-        _check_block(cell, "max_depth", cell["num_layers"], where, source)
+        check_block(cell, "max_depth", cell["num_layers"], where, source)
     selection, voices = cell.get("selection"), cell.get("test_voices")
     for name, scores in (("", cell), ("selection", selection), ("test_voices", voices)):
         if scores is None:
             continue
         inner = f"{where}.{name}" if name else where
-        _require(scores, {"baseline": dict}, inner, source)
-        _require(scores["baseline"], _SCORE, f"{inner}.baseline", source)
+        require(scores, {"baseline": dict}, inner, source)
+        require(scores["baseline"], _SCORE, f"{inner}.baseline", source)
         if scores.get("pruned") is not None:
-            _require(scores["pruned"], _PRUNED, f"{inner}.pruned", source)
-            _check_interval(scores["pruned"]["ci95"], f"{inner}.pruned.ci95", source)
-            _one_of(scores["pruned"].get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.pruned.verdict", source)
+            require(scores["pruned"], _PRUNED, f"{inner}.pruned", source)
+            check_interval(scores["pruned"]["ci95"], f"{inner}.pruned.ci95", source)
+            one_of(scores["pruned"].get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.pruned.verdict", source)
 
 
 def _check_probe(probe: Any, where: str, source: str) -> None:
-    _require(probe, _PROBE, where, source)
-    _require(probe["cell"], _IDENTITY, f"{where}.cell", source)
-    _one_of(probe["status"], ("complete", "failed"), f"{where}.status", source)
+    require(probe, _PROBE, where, source)
+    require(probe["cell"], _IDENTITY, f"{where}.cell", source)
+    one_of(probe["status"], ("complete", "failed"), f"{where}.status", source)
     if probe["status"] == "complete":
-        _require(probe, _COMPLETE_PROBE, where, source)
-        _one_of(probe["verdict"], PROBE_VERDICTS, f"{where}.verdict", source)
-        _check_interval(probe["ci95"], f"{where}.ci95", source)
+        require(probe, _COMPLETE_PROBE, where, source)
+        check_interval(probe["ci95"], f"{where}.ci95", source)
+        require_where_given(probe, {"rung": (str, type(None)), "repeat": int}, where, source)
+        _check_judgement(probe, where, source, judged=is_full(probe))
 
 
-def _check_block(record: Mapping[str, Any], depth: str, num_layers: int, where: str, source: str) -> None:
-    _require(record, {"start": int}, where, source)
-    if not (record["start"] >= 0 < record[depth] and record["start"] + record[depth] <= num_layers):
-        block = f"start {record['start']}, depth {record[depth]}"
-        _refuse(where, f"a block inside {num_layers} layers", block, source)
+def _check_judgement(record: Mapping[str, Any], where: str, source: str, *, judged: bool = True) -> None:
+    """Check a verdict and its probability: what was looked at cheaply has none."""
+    require_where_given(record, dict.fromkeys(("p_within", "p_feasible", "se"), NUMBER_OR_NULL), where, source)
+    if judged:
+        require(record, {"verdict": str}, where, source)
+    one_of(record.get("verdict"), PROBE_VERDICTS if judged else (None,), f"{where}.verdict", source)
 
 
-def _check_interval(interval: list[Any], where: str, source: str) -> None:
-    if len(interval) != 2 or not all(isinstance(end, _NUMBER_OR_NULL) for end in interval):
-        _refuse(where, "[low, high]", interval, source)
+def _check_joint(joint: Any, where: str, source: str) -> None:
+    require(joint, _JOINT, where, source)
+    one_of(joint["verdict"], CELL_VERDICTS, f"{where}.verdict", source)
+    members = joint["members"]
+    for i, member in enumerate(members):
+        require(member, _IDENTITY, f"{where}.members[{i}]", source)
+    for i, heal in enumerate(joint["heals"]):
+        _check_joint_heal(heal, len(members), f"{where}.heals[{i}]", source)
+    if joint["verdict"] in ("feasible", "undecided"):
+        require(joint, _JOINT_ANSWER, where, source)
+        check_block(joint, "max_depth", joint["num_layers"], where, source)
+    optional: Fields = {"p_feasible": NUMBER_OR_NULL, "num_parameters": NUMBER_OR_NULL, "checkpoint": (str, type(None))}
+    require_where_given(joint, optional, where, source)
+    binding, prediction = joint.get("binding"), joint.get("prediction")
+    if binding is not None:
+        require(binding, {"member": dict, "p_within": NUMBER_OR_NULL}, f"{where}.binding", source)
+        require(binding["member"], _IDENTITY, f"{where}.binding.member", source)
+    if prediction is not None:
+        fields: Fields = {"start": int, "depth": int, "p_feasible": NUMBER_OR_NULL}
+        require(prediction, fields, f"{where}.prediction", source)
+    if joint.get("tests") is None:
+        return
+    require(joint, {"tests": list}, where, source)
+    one_a_member(joint["tests"], len(members), f"{where}.tests", source)
+    for i, splits in enumerate(joint["tests"]):
+        inner = f"{where}.tests[{i}]"
+        require(splits, {"test": dict}, inner, source)
+        for split, score in splits.items():
+            require(score, {**_PRUNED, "num_utterances": int}, f"{inner}.{split}", source)
+            check_interval(score["ci95"], f"{inner}.{split}.ci95", source)
+            one_of(score.get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.{split}.verdict", source)
 
 
-def _one_of(value: object, choices: tuple[str | None, ...], where: str, source: str) -> None:
-    if value not in choices:
-        _refuse(where, f"one of {', '.join(choice for choice in choices if choice)}", value, source)
-
-
-def _require(record: Any, fields: Mapping[str, type | tuple[type, ...]], where: str, source: str) -> None:
-    """Check that a record is a mapping with these fields of these types; a truth value is no number."""
-    if not isinstance(record, Mapping):
-        _refuse(where or "the file", "an object", type(record).__name__, source)
-    for name, kind in fields.items():
-        inner = f"{where}.{name}" if where else name
-        if name not in record:
-            _refuse(inner, "given", "nothing", source)
-        if isinstance(record[name], bool) or not isinstance(record[name], kind):
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            names = " or ".join(dict.fromkeys(_KIND_NAMES[one] for one in kinds))
-            _refuse(inner, names, repr(record[name])[:60], source)
-
-
-_KIND_NAMES = {
-    str: "a text",
-    int: "a number",
-    float: "a number",
-    dict: "an object",
-    list: "a list",
-    type(None): "null",
-}
-
-
-def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, float):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _numbers(inner, f"{where}.{name}" if where else str(name))
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            yield from _numbers(inner, f"{where}[{i}]")
-
-
-def _refuse(where: str, rule: str, received: object, source: str) -> NoReturn:
-    raise DataError(f"in results.json, {where} is {rule}", f"{received} in {source}", AGAIN)
+def _check_joint_heal(heal: Any, num_members: int, where: str, source: str) -> None:
+    require(heal, _JOINT_HEAL, where, source)
+    one_of(heal["status"], ("complete", "failed"), f"{where}.status", source)
+    require_where_given(heal, {"repeat": int}, where, source)
+    if heal["status"] == "failed":
+        return
+    _check_judgement(heal, where, source)
+    require(heal, {"members": list}, where, source)
+    one_a_member(heal["members"], num_members, f"{where}.members", source)
+    for i, member in enumerate(heal["members"]):
+        inner = f"{where}.members[{i}]"
+        require(member, {"cell": dict, **_COMPLETE_PROBE}, inner, source)
+        require(member["cell"], _IDENTITY, f"{inner}.cell", source)
+        check_interval(member["ci95"], f"{inner}.ci95", source)
+        require_where_given(member, {"p_within": NUMBER_OR_NULL}, inner, source)

@@ -205,3 +205,153 @@ def sweep(tmp_path: Path) -> tuple[dict[str, Any], Path]:
         "probes": probes,
     }
     return results, store
+
+
+def _look(probe: dict[str, Any], rung: str) -> dict[str, Any]:
+    """Return a probe as a cheaper look at its block: on fewer utterances, worse, and without a verdict."""
+    worse = {"unhealed": 30.0, "short": 0.4}[rung]
+    look = {**probe, "rung": rung, "num_utterances": {"unhealed": 60, "short": 120}[rung], "wall_seconds": 4.2}
+    look |= {"relative_degradation": probe["relative_degradation"] + worse, "p_within": 0.0}
+    look["ci95"] = [end + worse for end in probe["ci95"]]
+    del look["verdict"], look["p_feasible"]
+    return look
+
+
+@pytest.fixture
+def searched(sweep: tuple[dict[str, Any], Path]) -> tuple[dict[str, Any], Path]:
+    """Return the records of a frontier search, with cheap looks and a block that was healed twice, and their store."""
+    results, store = sweep
+    results["sweep"] |= {
+        "sampler": "frontier",
+        "search": {"price": 0.2, "max_heals": None, "rungs": ["unhealed", "short", "full"]},
+    }
+    for probe in results["probes"]:
+        if probe["status"] == "complete":
+            p = {"feasible": 0.981, "undecided": 0.612, "infeasible": 0.004}[probe["verdict"]]
+            probe |= {"repeat": 0, "se": 0.05, "num_utterances": 240, "p_feasible": p}
+    again = {**results["probes"][2], "repeat": 1, "value": 0.0611, "relative_degradation": 0.1294, "p_within": 0.8888}
+    again["ci95"] = [0.0102, 0.2511]
+    results["probes"][2:3] = [results["probes"][2], again]
+    full = results["probes"][:2]
+    results["probes"] += [_look(probe, rung) for probe in full for rung in ("unhealed", "short")]
+    english = results["cells"][0]
+    english["p_feasible"] = 0.981
+    english["selection"]["pruned"] |= {"p_within": 0.93, "p_feasible": 0.981, "verdict": "feasible"}
+    decoder = {"family": "qwen", "scale": "mini"}
+    results["rungs"] = [
+        {
+            **decoder,
+            "rung": "unhealed",
+            "num_looks": 2,
+            "num_blocks": 2,
+            "num_pairs": 1,
+            "tau": -1.0,
+            "ci95": [-1, 0.5],
+        },
+        {**decoder, "rung": "short", "num_looks": 2, "num_blocks": 1, "num_pairs": 0, "tau": None, "ci95": None},
+    ]
+    results["joints"] = []
+    return results, store
+
+
+def _member(cell: dict[str, str], value: float, degradation: float, half: float, p: float) -> dict[str, Any]:
+    ends = [degradation - half, degradation + half]
+    return {
+        "cell": cell,
+        "value": value,
+        "relative_degradation": degradation,
+        "ci95": ends,
+        "p_within": p,
+        "se": half / 2,
+    }
+
+
+def _tested(cell: dict[str, Any], value: float, degradation: float, half: float, hypotheses: str) -> dict[str, Any]:
+    score = _pruned(value, degradation, [degradation - half, degradation + half], hypotheses)
+    return {**score, "p_within": 0.961, "verdict": "feasible", "num_utterances": cell["baseline"]["num_utterances"]}
+
+
+@pytest.fixture
+def joint(searched: tuple[dict[str, Any], Path]) -> tuple[dict[str, Any], Path]:
+    """Return the records of a joint sweep over three cells of one base, and their store."""
+    results, store = searched
+    cells = results["cells"] = results["cells"][:3]
+    not_run = {"pruned": None, "verdict": "undecided", "reason": "not scored on the test split: not run"}
+    english, translated, german = cells
+    for cell in (english, translated):
+        cell |= not_run
+    english["test_voices"]["pruned"] = None
+    translated["selection"]["pruned"] = _pruned(28.6, 0.0744, [-0.041, 0.1913], "hypotheses/g.jsonl") | {
+        "p_within": 0.97,
+        "p_feasible": 0.957,
+        "verdict": "feasible",
+    }
+    members = [{name: cell[name] for name in ("family", "scale", "encoder", "task", "language")} for cell in cells]
+    names = [_write_hypotheses(store, f"joint-{i}", 0.1 + 0.1 * (i == 1), 10 + i) for i in range(3)]
+    heals = [
+        {
+            "start": 7,
+            "depth": 3,
+            "repeat": 0,
+            "status": "complete",
+            "reason": None,
+            "members": [
+                _member(members[0], 0.0588, 0.0869, 0.09, 0.999),
+                _member(members[1], 28.1, 0.0906, 0.11, 0.991),
+                _member(members[2], 0.0961, 0.1564, 0.1, 0.952),
+            ],
+            "p_feasible": 0.953,
+            "verdict": "feasible",
+            "wall_seconds": 214.0,
+        },
+        {
+            "start": 6,
+            "depth": 5,
+            "repeat": 0,
+            "status": "complete",
+            "reason": None,
+            "members": [
+                _member(members[0], 0.0811, 0.4991, 0.14, 0.001),
+                _member(members[1], 22.0, 0.288, 0.13, 0.22),
+                {**_member(members[2], 0.1904, 1.2912, 0.3, 0.0), "relative_degradation": None, "ci95": [0.9, None]},
+            ],
+            "p_feasible": 0.0,
+            "verdict": "infeasible",
+            "wall_seconds": 201.0,
+        },
+        {
+            "start": 7,
+            "depth": 4,
+            "repeat": 0,
+            "status": "failed",
+            "reason": "the loss became NaN at step 31",
+        },
+    ]
+    results["joints"] = [
+        {
+            **members[0],
+            "task": "joint",
+            "language": "all",
+            "members": members,
+            "num_layers": LAYERS,
+            "max_depth": 3,
+            "max_fraction": 0.25,
+            "start": 7,
+            "verdict": "feasible",
+            "p_feasible": 0.953,
+            "binding": {"member": members[2], "p_within": 0.956},
+            "prediction": {"start": 6, "depth": 4, "p_feasible": 0.587},
+            "checkpoint": "checkpoints/fedcba9876543210",
+            "num_parameters": 3_514_112,
+            "heals": heals,
+            "tests": [
+                {
+                    "test": _tested(english, 0.0577, 0.0862, 0.08, names[0]),
+                    "test-voices": _tested(english, 0.1034, 0.1215, 0.13, "hypotheses/h.jsonl"),
+                },
+                {"test": _tested(translated, 28.5, 0.0877, 0.09, names[1])},
+                {"test": _tested(german, 0.0952, 0.1652, 0.08, names[2])},
+            ],
+        }
+    ]
+    return results, store

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slamlab.errors import DataError, StoreError
-from slamlab.report.results import read_results, write_results
+from slamlab.report.results import is_full, read_results, write_results
 
 Sweep = tuple[dict[str, Any], Path]
 
@@ -79,6 +79,56 @@ def test_a_wrong_record_is_named_by_its_path(sweep: Sweep, tmp_path: Path, chang
     (tmp_path / "results.json").write_text(json.dumps(sweep[0]))
     with pytest.raises(DataError, match=message):
         read_results(tmp_path)
+
+
+def test_the_new_parts_are_read(joint: Sweep, tmp_path: Path) -> None:
+    joint[0]["rungs"][0]["ci95"] = (-1.0, 0.5)  # as a dataclass gives it
+    path = write_results(joint[0], tmp_path)
+    assert read_results(path)["joints"] == joint[0]["joints"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with({}, "joints"), "joints is a list"),
+        (_with("sure", "joints", 0, "verdict"), r"joints\[0\]\.verdict is one of feasible"),
+        (_without("joints", 0, "heals"), r"joints\[0\]\.heals is given"),
+        (_without("joints", 0, "members", 1, "task"), r"joints\[0\]\.members\[1\]\.task is given"),
+        (_with(11, "joints", 0, "start"), "a block inside 12 layers, got start 11, depth 3"),
+        (_without("joints", 0, "num_layers"), r"joints\[0\]\.num_layers is given"),
+        (_with([], "joints", 0, "tests"), r"joints\[0\]\.tests is a list of 3, one a member"),
+        (_without("joints", 0, "tests", 2, "test"), r"joints\[0\]\.tests\[2\]\.test is given"),
+        (_with([1], "joints", 0, "tests", 0, "test-voices", "ci95"), r"tests\[0\]\.test-voices\.ci95 is \[low, high\]"),
+        (_with("x", "joints", 0, "binding", "p_within"), r"joints\[0\]\.binding\.p_within is a number or null"),
+        (_with(None, "joints", 0, "binding", "member"), r"joints\[0\]\.binding\.member is an object"),
+        (_without("joints", 0, "prediction", "depth"), r"joints\[0\]\.prediction\.depth is given"),
+        (_with("ran", "joints", 0, "heals", 0, "status"), r"joints\[0\]\.heals\[0\]\.status is one of"),
+        (_without("joints", 0, "heals", 0, "verdict"), r"joints\[0\]\.heals\[0\]\.verdict is given"),
+        (_without("joints", 0, "heals", 1, "members", 2), r"heals\[1\]\.members is a list of 3, one a member, got 2"),
+        (_with(1, "joints", 0, "heals", 1, "members", 0, "ci95"), r"heals\[1\]\.members\[0\]\.ci95 is a list"),
+        (_with(float("nan"), "joints", 0, "p_feasible"), r"joints\[0\]\.p_feasible is a finite number"),
+        (_with("one", "rungs", 0, "tau"), r"rungs\[0\]\.tau is a number or null"),
+        (_with([0], "rungs", 0, "ci95"), r"rungs\[0\]\.ci95 is \[low, high\]"),
+        (_with("feasible", "probes", -1, "verdict"), r"probes\[\d+\]\.verdict is not given, got feasible"),
+        (_without("probes", 0, "verdict"), r"probes\[0\]\.verdict is given"),
+        (_with("0.9", "probes", 0, "p_feasible"), r"probes\[0\]\.p_feasible is a number or null"),
+        (_with("two", "probes", 0, "repeat"), r"probes\[0\]\.repeat is a number"),
+    ],
+)
+def test_a_wrong_part_of_the_new_ones_is_named(joint: Sweep, tmp_path: Path, change: Any, message: str) -> None:
+    change(joint[0])
+    (tmp_path / "results.json").write_text(json.dumps(joint[0]))
+    with pytest.raises(DataError, match=message):
+        read_results(tmp_path)
+
+
+def test_a_probe_without_a_rung_is_a_full_heal(sweep: Sweep, tmp_path: Path) -> None:
+    del sweep[0]["probes"][0]["rung"]
+    assert is_full(sweep[0]["probes"][0])
+    write_results(sweep[0], tmp_path)
+    del sweep[0]["probes"][0]["verdict"]
+    with pytest.raises(DataError, match=r"probes\[0\]\.verdict is given"):
+        write_results(sweep[0], tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"null"])
