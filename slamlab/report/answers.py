@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from slamlab.report.results import CELL_VERDICTS, cell_verdict
@@ -15,42 +15,71 @@ def cell_answer(cell: Mapping[str, Any], num_probes: int, tolerance: float) -> s
 
     Args:
         cell: The record.
-        num_probes: Blocks that were tried.
+        num_probes: Blocks that were healed in full, or would have been.
         tolerance: Largest relative degradation accepted, a fraction.
     """
     name, question = decoder_name(cell), question_name(cell)
     if cell_verdict(cell) == "failed":
         reason = str(cell.get("reason") or "no reason was recorded").rstrip(".")
         return f"There is no answer for the {name} decoder in {question}: {reason}."
+    if cell["verdict"] == "none" and num_probes == 0:
+        return (
+            f"No block of layers is known that the {name} decoder can lose for {question} within the tolerance of "
+            f"{percent(tolerance)}: none was healed for it."
+        )
     if cell["verdict"] == "none":
         tried = "1 block was" if num_probes == 1 else f"{num_probes} blocks were"
         return (
             f"The {name} decoder can lose no block of layers for {question} within the tolerance of "
-            f"{percent(tolerance)}: {tried} tried."
+            f"{percent(tolerance)}: {tried} tried.{_remark(cell)}"
         )
     block = f"{cell['max_depth']} of {cell['num_layers']} layers ({percent(cell['max_fraction'])})"
-    pruned, cost = cell.get("pruned"), _cost(cell)
+    if cell.get("searched_only"):
+        return _searched_only(cell, block)
+    pruned, cost = cell.get("pruned"), _cost(cell, cell["metric"])
     if cell["verdict"] == "undecided":
         why = cell.get("reason") or "the evidence does not settle on which side of the tolerance it lies"
         return f"It is undecided whether the {name} decoder can lose {block} for {question}{cost}: {why.rstrip('.')}."
     sentence = f"The {name} decoder can lose {block} for {question}{cost}."
     if pruned and (pruned["relative_degradation"] is None or pruned["relative_degradation"] > tolerance):
         sentence += f" On the test split that is beyond the tolerance of {percent(tolerance)}."
-    return sentence
+    return sentence + _remark(cell)
 
 
-def _cost(cell: Mapping[str, Any]) -> str:
-    """Return what the block costs on the test split, as a clause; nothing where it was not scored there."""
-    pruned = cell.get("pruned")
+def _remark(cell: Mapping[str, Any]) -> str:
+    """Return what limits an answer that holds, as a sentence of its own: a depth that could not be scored."""
+    reason = str(cell.get("reason") or "").rstrip(".")
+    return f" {reason[0].upper()}{reason[1:]}." if reason else ""
+
+
+def _searched_only(cell: Mapping[str, Any], block: str) -> str:
+    """Return the answer of a cell that was searched for the sake of a joint answer, and not scored on its own after."""
+    cost = _cost(cell["selection"], cell["metric"])
+    doubt = "can lose" if cell["verdict"] == "feasible" else "may lose"
+    sure = "" if cell["verdict"] == "feasible" else "; that is undecided"
+    return (
+        f"By itself, the {decoder_name(cell)} decoder {doubt} {block} for {question_name(cell)}{cost}{sure}. This was "
+        "searched on the selection split only: on the test split the joint model was scored in its place."
+    )
+
+
+def _cost(scores: Mapping[str, Any], metric: str) -> str:
+    """Return what the block costs on a split, as a clause; nothing where it was not scored there."""
+    pruned = scores.get("pruned")
     if pruned is None:
         return ""
-    n = f"n{NBSP}={NBSP}{cell['baseline']['num_utterances']}"
+    n = f"n{NBSP}={NBSP}{scores['baseline']['num_utterances']}"
     if pruned["relative_degradation"] is None:
-        return f", where {cell['metric'].upper()} was perfect before and no longer is ({n})"
-    cost, ends = percent(pruned["relative_degradation"], sign=True), interval(pruned["ci95"])
-    # A sign alone would mislead for BLEU, where more is better.
-    change = f"{cost} WER {ends}" if cell["metric"] == "wer" else f"a BLEU loss of {cost} {ends}"
-    return f", at {change} relative to the unpruned model ({n})"
+        return f", where {metric.upper()} was perfect before and no longer is ({n})"
+    return f", at {change(pruned, metric)} relative to the unpruned model ({n})"
+
+
+def change(score: Mapping[str, Any], metric: str) -> str:
+    """Write a degradation so that its sign cannot mislead: for BLEU more is better."""
+    if score["relative_degradation"] is None:
+        return f"an unbounded loss of {metric.upper()}"
+    cost, ends = percent(score["relative_degradation"], sign=True), interval(score["ci95"])
+    return f"{cost} WER {ends}" if metric == "wer" else f"a BLEU loss of {cost} {ends}"
 
 
 def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], tolerance: float) -> str:
@@ -82,7 +111,7 @@ def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], toleran
     return answers[best]
 
 
-def verdict_counts(cells: Sequence[Mapping[str, Any]]) -> list[tuple[Badge, int]]:
-    """Return how many cells ended with each verdict, without the verdicts that none has."""
-    counts = Counter(cell_verdict(cell) for cell in cells)
+def verdict_counts(verdicts: Iterable[str]) -> list[tuple[Badge, int]]:
+    """Return how often each verdict was reached, without those that never were."""
+    counts = Counter(verdicts)
     return [(Badge(verdict), counts[verdict]) for verdict in CELL_VERDICTS if counts[verdict]]

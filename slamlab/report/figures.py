@@ -24,12 +24,20 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import offset_copy
 
+from slamlab.report.results import is_full, rung_of
+
 BLUE, ORANGE, VERMILLION, INK, GREY = "#0072B2", "#E69F00", "#D55E00", "#1B1F24", "#6B7280"
 MARKERS: dict[str, dict[str, Any]] = {
     "feasible": {"marker": "o", "color": BLUE, "markersize": 7},
     "undecided": {"marker": "D", "color": ORANGE, "markersize": 7, "markerfacecolor": "white", "markeredgewidth": 1.8},
     "infeasible": {"marker": "X", "color": VERMILLION, "markersize": 8},
 }
+CHEAP: dict[str, dict[str, Any]] = {
+    "unhealed": {"marker": "o", "label": "unhealed look"},
+    "short": {"marker": "^", "label": "short heal"},
+}
+"""Cheaper looks than a full heal, which get no verdict: small, hollow, grey."""
+HOLLOW: dict[str, Any] = {"markersize": 4, "color": GREY, "markerfacecolor": "none", "markeredgewidth": 0.9}
 LINEAR_UP_TO = 1.0
 """Largest relative degradation drawn to scale, unless the tolerance asks for more; worse probes stand at the edge."""
 STYLE = {
@@ -76,7 +84,8 @@ def draw_degradation(
     """Draw relative degradation against the fraction of layers removed.
 
     Args:
-        probes: Probes of one cell, complete or failed.
+        probes: Probes of one cell, complete or failed. Cheap looks do not stretch the axis; those beyond it stand at
+            its edge.
         num_layers: L.
         tolerance: Largest relative degradation accepted, a fraction.
         chosen: `depth`, `relative_degradation` and `ci95` of the chosen block on the test split, None without one.
@@ -84,7 +93,8 @@ def draw_degradation(
 
     def draw(figure: Figure, axes: Axes) -> None:
         complete = [probe for probe in probes if probe["status"] == "complete"]
-        points = [*complete, *([chosen] if chosen else [])]
+        full = [probe for probe in complete if is_full(probe)]
+        points = [*full, *([chosen] if chosen else [])]
         known = [end for point in points for end in (point["relative_degradation"], *point["ci95"]) if end is not None]
         cap = max(LINEAR_UP_TO, 2 * tolerance)
         top = 1.12 * min(max([*known, 1.6 * tolerance, 0.05]), cap)
@@ -96,8 +106,10 @@ def draw_degradation(
         named = f"tolerance {100 * tolerance:g} %"
         axes.axhline(tolerance, color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=named)
         axes.plot(0, 0, marker="s", color=GREY, markersize=6, linestyle="", label="unpruned")
+        for rung, look in CHEAP.items():
+            _draw_cheap(axes, [probe for probe in complete if rung_of(probe) == rung], num_layers, look)
         for verdict, look in MARKERS.items():
-            judged = [probe for probe in complete if probe["verdict"] == verdict]
+            judged = [probe for probe in full if probe["verdict"] == verdict]
             _draw_points(figure, axes, judged, num_layers, {**look, "label": verdict})
         if failed := [probe["depth"] / num_layers for probe in probes if probe["status"] == "failed"]:
             edge = axes.get_xaxis_transform()
@@ -162,6 +174,17 @@ def draw_map(distance: np.ndarray, start: int | None, depth: int) -> Image:
         figure.legend(loc="outside lower center", ncols=2, handletextpad=0.4, columnspacing=1.2)
 
     return _render(draw)
+
+
+def _draw_cheap(axes: Axes, looks: Sequence[Mapping[str, Any]], num_layers: int, look: Mapping[str, Any]) -> None:
+    """Draw looks that decide nothing, without intervals, and inside the axis wherever they fell."""
+    if not looks:
+        return
+    bottom, top = axes.get_ylim()
+    margin = 0.02 * (top - bottom)
+    degradations = [np.inf if one["relative_degradation"] is None else one["relative_degradation"] for one in looks]
+    y = np.clip(degradations, bottom + margin, top - margin)
+    axes.plot([one["depth"] / num_layers for one in looks], y, linestyle="", zorder=1.5, **HOLLOW, **look)
 
 
 def _draw_points(

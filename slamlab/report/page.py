@@ -7,55 +7,23 @@ Transcripts and names are untrusted text: Jinja escapes them in the page, :func:
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from slamlab.errors import StoreError
-from slamlab.report import tables
-from slamlab.report.answers import cell_answer, headline, verdict_counts
-from slamlab.report.figures import Image, draw_degradation, draw_map
-from slamlab.report.results import cell_key, cell_verdict, check_results
-from slamlab.report.samples import Sample, artefact, choose, read_hypotheses
-from slamlab.report.tables import Badge, Table
+from slamlab.report import method, tables
+from slamlab.report.answers import headline, verdict_counts
+from slamlab.report.figures import Image
+from slamlab.report.joints import as_members, base_of, joint_headline
+from slamlab.report.results import cell_key, cell_verdict, check_results, is_full, joint_verdict, rung_of
+from slamlab.report.tables import Badge
+from slamlab.report.views import joint_hypotheses, view_cell, view_joints
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A figure on the page: where it lies, what it shows in words, and the drawing for inside the page."""
-
-    path: str
-    caption: str
-    inline: Markup
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellView:
-    """What the page says about one cell.
-
-    Attributes:
-        anchor: Its id in the page.
-        notes: One sentence for everything that could not be shown.
-    """
-
-    anchor: str
-    name: str
-    badge: Badge
-    answer: str
-    facts: tuple[tuple[str, str], ...]
-    scores: Table | None
-    figures: tuple[Figure, ...]
-    samples: tuple[Sample, ...]
-    samples_rule: str
-    notes: tuple[str, ...]
 
 
 def render(results: Mapping[str, Any], store: Path, out: Path) -> None:
@@ -125,38 +93,69 @@ def _environment(*, markdown: bool) -> Environment:
 
 def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) -> dict[str, Any]:
     """Return what the templates show; figures drawn on the way go to `images` by path without suffix."""
-    sweep, cells, probes = results["sweep"], results["cells"], results["probes"]
+    sweep, probes, joints = results["sweep"], results["probes"], results.get("joints") or []
+    tolerance, cells = sweep["tolerance"], as_members(results["cells"], joints)
     anchors = [f"cell-{i:02d}" for i in range(1, len(cells) + 1)]
-    by_cell: dict[tuple[str, ...], list[Mapping[str, Any]]] = {cell_key(cell): [] for cell in cells}
+    own: dict[tuple[str, ...], list[Mapping[str, Any]]] = {cell_key(cell): [] for cell in cells}
     for probe in probes:
-        by_cell.setdefault(cell_key(probe["cell"]), []).append(probe)
-    views = [
-        _view(cell, by_cell[cell_key(cell)], sweep["tolerance"], store, anchor, images)
+        own.setdefault(cell_key(probe["cell"]), []).append(probe)
+    stand_ins = joint_hypotheses(joints)
+    cell_views = [
+        view_cell(cell, own[cell_key(cell)], tolerance, store, anchor, images, stand_ins.get(cell_key(cell)))
         for cell, anchor in zip(cells, anchors, strict=True)
     ]
+    joint_views = view_joints(joints, cells, anchors, tolerance)
+    verdicts = [joint_verdict(joint) for joint in joints] or [cell_verdict(cell) for cell in cells]
     shown = ("command", "heal", "versions")
-    failures = [(tables.cell_name(cell), cell.get("reason")) for cell in cells if cell_verdict(cell) == "failed"]
-    failures += [
-        (f"{tables.cell_name(p['cell'])}, layers {tables.layers(p['start'], p['depth'])}", p.get("reason"))
-        for p in probes
-        if p["status"] == "failed"
-    ]
     return {
         "sweep": sweep,
-        "headline": headline(cells, [view.answer for view in views], results["sweep"]["tolerance"]),
-        "verdict_counts": verdict_counts(cells),
-        "tolerance": tables.percent(sweep["tolerance"]),
-        "confidence": tables.percent(1 - sweep["alpha"]),
-        "undecided_range": f"{tables.percent(sweep['alpha'])} and {tables.percent(1 - sweep['alpha'])}",
-        "cells_table": tables.cells_table(cells, anchors),
-        "cells": views,
+        "headline": joint_headline(joints, [view.answer for view in joint_views], tolerance)
+        if joints
+        else headline(cells, [view.answer for view in cell_views], tolerance),
+        "verdict_counts": verdict_counts(verdicts),
+        "counted": ("base", "bases") if joints else ("cell", "cells"),
+        "tolerance": tables.percent(tolerance),
+        "joints": joint_views,
+        "cells_table": tables.cells_table(cells, anchors, split="selection" if joints else "test"),
+        "cells": cell_views,
         "probes_table": tables.probes_table(probes, cells),
+        "probes_note": method.probes_note(sweep, probes),
+        "rungs_table": tables.rungs_table(results.get("rungs") or []),
+        "how_chosen": method.how_chosen(sweep),
+        "how_healed": method.how_healed(probes, len(joints)),
+        "how_judged": method.how_judged(sweep, probes, len(joints)),
+        "caveats": method.caveats(sweep, probes, len(joints)),
         "heal_table": tables.facts_table(sweep["heal"]),
         "run_table": tables.facts_table({name: value for name, value in sweep.items() if name not in shown}),
         "versions_table": tables.facts_table(sweep["versions"], ("Package", "Version")),
         "signatures": _signatures(cells),
-        "failures": [(name, reason or "no reason was recorded") for name, reason in failures],
+        "failures": _failures(cells, probes, joints),
     }
+
+
+def _failures(
+    cells: Sequence[Mapping[str, Any]], probes: Sequence[Mapping[str, Any]], joints: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Return (what, why) of everything that has no result."""
+    failures = [(tables.cell_name(cell), cell.get("reason")) for cell in cells if cell_verdict(cell) == "failed"]
+    failures += [(f"{tables.cell_name(p['cell'])}, {_look(p)}", p.get("reason")) for p in probes if _failed(p)]
+    for joint in joints:
+        name = f"{base_of(joint)}, all cells together"
+        if joint["verdict"] == "failed":
+            failures.append((name, joint.get("reason")))
+        failures += [(f"{name}, {_look(heal)}", heal.get("reason")) for heal in joint["heals"] if _failed(heal)]
+    return [(name, reason or "no reason was recorded") for name, reason in failures]
+
+
+def _failed(look: Mapping[str, Any]) -> bool:
+    return look["status"] == "failed"
+
+
+def _look(look: Mapping[str, Any]) -> str:
+    """Write the block that was looked at, and how, where that was not a first full heal."""
+    told = f"layers {tables.layers(look['start'], look['depth'])}"
+    told += "" if is_full(look) else f", {tables.RUNGS.get(rung_of(look), rung_of(look))}"
+    return told + (f", heal {tables.heal_number(look)}" if look.get("repeat") else "")
 
 
 def _signatures(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -165,125 +164,3 @@ def _signatures(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         (cell["metric"].upper(), cell["baseline"]["signature"]) for cell in cells if cell_verdict(cell) != "failed"
     ]
     return sorted(set(pairs))
-
-
-def _view(
-    cell: Mapping[str, Any],
-    probes: Sequence[Mapping[str, Any]],
-    tolerance: float,
-    store: Path,
-    anchor: str,
-    images: dict[str, Image],
-) -> CellView:
-    answered = cell_verdict(cell) != "failed"
-    notes: list[str] = []
-    figures: list[Figure] = []
-    samples: list[Sample] = []
-    rule = ""
-    if answered:
-        figures = _figures(cell, probes, tolerance, store, anchor, images, notes)
-        samples, rule = _samples(cell, store, notes)
-    return CellView(
-        anchor=anchor,
-        name=tables.cell_name(cell),
-        badge=Badge(cell_verdict(cell)),
-        answer=cell_answer(cell, len({(p["start"], p["depth"]) for p in probes}), tolerance),
-        facts=tuple(_facts(cell)),
-        scores=tables.scores_table(cell) if answered else None,
-        figures=tuple(figures),
-        samples=tuple(samples),
-        samples_rule=rule,
-        notes=tuple(notes),
-    )
-
-
-def _facts(cell: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, value) of what else is recorded about a cell."""
-    facts = []
-    if cell["verdict"] in ("feasible", "undecided"):
-        facts.append(("Layers removed", f"{tables.layers(cell['start'], cell['max_depth'])}, counted from 0"))
-    if (cell.get("pruned") or {}).get("checkpoint"):
-        facts.append(("Healed checkpoint, in the store", cell["pruned"]["checkpoint"]))
-    if cell.get("num_heals") is not None:
-        facts.append(("Models healed", str(cell["num_heals"])))
-    for name, label in (("device_seconds", "Device time"), ("wall_seconds", "Wall time")):
-        if cell.get(name) is not None:
-            facts.append((label, tables.duration(cell[name])))
-    return facts
-
-
-def _figures(
-    cell: Mapping[str, Any],
-    probes: Sequence[Mapping[str, Any]],
-    tolerance: float,
-    store: Path,
-    anchor: str,
-    images: dict[str, Image],
-    notes: list[str],
-) -> list[Figure]:
-    figures = []
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(cell_key(cell))).strip("-.").lower()
-
-    def add(kind: str, image: Image, caption: str) -> None:
-        path = f"figures/{anchor.removeprefix('cell-')}-{slug}-{kind}"
-        images[path] = image
-        figures.append(Figure(path=path, caption=caption, inline=Markup(image.inline(f"{anchor}-{kind}"))))
-
-    chosen = {**cell["pruned"], "depth": cell["max_depth"]} if cell.get("pruned") else None
-    if chosen or probes:
-        add(
-            "degradation",
-            draw_degradation(probes, cell["num_layers"], tolerance, chosen),
-            f"{cell['metric'].upper()}: relative degradation on the selection split against the fraction of layers "
-            "removed, one mark a probe, bars are 95 % intervals. "
-            + ("The star is the chosen block on the test split." if chosen else "No block reached the test split."),
-        )
-    else:
-        notes.append("No probe was tried, so there is no degradation figure.")
-    if not cell.get("map"):
-        notes.append("The records name no angular-distance map.")
-        return figures
-    distance = _read_map(store, cell["map"], cell["num_layers"])
-    if distance is None:
-        notes.append(f"The angular-distance map is not in this store ({cell['map']}).")
-        return figures
-    picked = cell["verdict"] in ("feasible", "undecided")
-    add(
-        "map",
-        draw_map(distance, cell["start"] if picked else None, cell["max_depth"]),
-        "Angular distance between the residual stream entering a block and leaving it: dark blocks change it least. "
-        + ("The frame is the chosen block." if picked else "No block was chosen."),
-    )
-    return figures
-
-
-def _read_map(store: Path, relative: str, num_layers: int) -> np.ndarray | None:
-    """Return the map [L+1, L+1], None where the store lacks it or it is damaged."""
-    try:
-        with np.load(artefact(store, relative), allow_pickle=False) as arrays:
-            distance = np.asarray(arrays["distance"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError):
-        return None
-    usable = distance.shape == (num_layers + 1,) * 2 and np.isfinite(distance[np.triu_indices(num_layers + 1)]).all()
-    return distance if usable else None
-
-
-def _samples(cell: Mapping[str, Any], store: Path, notes: list[str]) -> tuple[list[Sample], str]:
-    """Return what the models said on the test split, and how it was chosen."""
-    missing = "hypotheses not in this store"
-    baseline = read_hypotheses(store, cell["baseline"]["hypotheses"])
-    if baseline is None:
-        notes.append(f"Unpruned model: {missing} ({cell['baseline']['hypotheses']}).")
-        return [], ""
-    pruned = None
-    if cell.get("pruned"):
-        pruned = read_hypotheses(store, cell["pruned"]["hypotheses"])
-        if pruned is None:
-            notes.append(f"Pruned model: {missing} ({cell['pruned']['hypotheses']}).")
-    samples = choose(baseline, pruned)
-    order = "most improved to the most harmed by pruning" if pruned else "fewest to the most errors"
-    rule = (
-        f"{len(samples)} of {len(baseline)} utterances of the test split, taken by rule at even spacing from the "
-        f"{order} (word edits against the reference). Words that differ from the reference are underlined."
-    )
-    return samples, rule

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slamlab.report.results import cell_key, cell_verdict
+from slamlab.report.results import cell_key, cell_verdict, is_full, rung_of
 from slamlab.zoo.languages import LANGUAGES
 
 NBSP = "\u00a0"
@@ -17,6 +17,8 @@ DASH = "–"
 SYMBOLS = {"feasible": "●", "undecided": "◇", "infeasible": "✕", "none": "✕", "failed": "!"}
 """As the figures mark them, so that neither needs colour."""
 WORDS = {"none": "no block found"}
+RUNGS = {"unhealed": "unhealed look", "short": "short heal", "full": "full heal"}
+P_ALONE, P_ALL = "P(heal alone)", "P(all evidence)"
 DEGRADATION = f"Relative degradation [95{NBSP}%]"
 SPLITS = {
     "test": "test (reported)",
@@ -84,6 +86,11 @@ def metric_value(value: float, metric: str) -> str:
     return f"{100 * value:.2f}{NBSP}%" if metric == "wer" else f"{value:.1f}"
 
 
+def probability(p: float | None) -> str:
+    """Write a probability with three decimals, a dash where there is none."""
+    return DASH if p is None else f"{p:.3f}"
+
+
 def count(number: float) -> str:
     """Write a large number with three digits and a unit: `135 M`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -123,8 +130,18 @@ def cell_name(cell: Mapping[str, Any]) -> str:
     return f"{decoder_name(cell)} · {cell['encoder']} · {question_name(cell)}"
 
 
-def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str]) -> Table:
-    """Return one row a cell: the answer, on the test split."""
+def metric_of(cell: Mapping[str, Any], known: Mapping[str, Any] | None) -> str:
+    """Return the metric of a cell, by its record where there is one, else by its task."""
+    return (known or {}).get("metric") or ("bleu" if cell["task"] == "st" else "wer")
+
+
+def removed(record: Mapping[str, Any]) -> str:
+    """Write how many layers an answer removes: `4 of 12 (33.3 %)`."""
+    return f"{record['max_depth']} of {record['num_layers']} ({percent(record['max_fraction'])})".replace(" ", NBSP)
+
+
+def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str], *, split: str = "test") -> Table:
+    """Return one row a cell: the answer, with its scores on a split, `test` or `selection`."""
     columns = (
         "Decoder, encoder, task",
         "Verdict",
@@ -135,19 +152,25 @@ def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str]) -> T
         "n",
         "Parameters",
     )
-    rows = tuple(Row(texts=_cell_texts(cell), anchor=anchor) for cell, anchor in zip(cells, anchors, strict=True))
+    rows = tuple(
+        Row(texts=_cell_texts(cell, split), anchor=anchor) for cell, anchor in zip(cells, anchors, strict=True)
+    )
     return Table(columns=columns, rows=rows, numeric=frozenset(range(2, 8)))
 
 
-def _cell_texts(cell: Mapping[str, Any]) -> tuple[str, ...]:
+def _cell_texts(cell: Mapping[str, Any], split: str) -> tuple[str, ...]:
     verdict = cell_verdict(cell)
     head = (cell_name(cell), Badge(verdict))
     if verdict == "failed":
         return (*head, *[DASH] * 6)
-    baseline, pruned, sizes = cell["baseline"], cell.get("pruned"), cell.get("num_parameters")
+    scores = cell if split == "test" else cell.get(split)
+    sizes = cell.get("num_parameters")
+    if scores is None:
+        return (*head, removed(cell), *[DASH] * 4, _sizes(sizes) if sizes else DASH)
+    baseline, pruned = scores["baseline"], scores.get("pruned")
     return (
         *head,
-        f"{cell['max_depth']} of {cell['num_layers']} ({percent(cell['max_fraction'])})".replace(" ", NBSP),
+        removed(cell),
         f"{metric_value(baseline['value'], cell['metric'])}{NBSP}{cell['metric'].upper()}",
         metric_value(pruned["value"], cell["metric"]) if pruned else DASH,
         degradation(pruned) if pruned else DASH,
@@ -166,7 +189,10 @@ def _sizes(sizes: Mapping[str, int | None]) -> str:
 def scores_table(cell: Mapping[str, Any]) -> Table:
     """Return one row a split: unpruned against pruned, with what the errors were."""
     wer = cell["metric"] == "wer"
-    columns: tuple[str, ...] = ("Split", "Verdict", "Unpruned", "Pruned, healed", DEGRADATION, "P(within)", "n")
+    columns: tuple[str, ...] = ("Split", "Verdict", "Unpruned", "Pruned, healed", DEGRADATION, P_ALONE)
+    judged = (cell.get("selection") or {}).get("pruned") or {}
+    by_evidence = judged.get("p_feasible") is not None
+    columns += (P_ALL, "n") if by_evidence else ("n",)
     columns += ("Words", "Ins / del / sub") if wer else ()
     rows = []
     for split, name in SPLITS.items():
@@ -174,6 +200,8 @@ def scores_table(cell: Mapping[str, Any]) -> Table:
         if scores is None:
             continue
         baseline, pruned = scores["baseline"], scores.get("pruned") or {}
+        if cell.get("searched_only") and not pruned:
+            name = f"{name.removesuffix(' (reported)')} (unpruned only)"
         unpruned = metric_value(baseline["value"], cell["metric"])
         if baseline.get("ci95"):
             low, high = (DASH if end is None else metric_value(end, cell["metric"]) for end in baseline["ci95"])
@@ -184,16 +212,13 @@ def scores_table(cell: Mapping[str, Any]) -> Table:
             unpruned,
             metric_value(pruned["value"], cell["metric"]) if pruned else DASH,
             degradation(pruned) if pruned else DASH,
-            _p_within(pruned),
-            str(baseline["num_utterances"]),
+            probability(pruned.get("p_within")),
         )
+        texts += (probability(pruned.get("p_feasible")),) if by_evidence else ()
+        texts += (str(baseline["num_utterances"]),)
         texts += (str(baseline.get("num_words", DASH)), _edits(baseline, pruned)) if wer else ()
         rows.append(Row(texts=texts))
     return Table(columns=columns, rows=tuple(rows), numeric=frozenset(range(2, len(columns))))
-
-
-def _p_within(score: Mapping[str, Any]) -> str:
-    return DASH if score.get("p_within") is None else f"{score['p_within']:.3f}"
 
 
 def _edits(*scores: Mapping[str, Any]) -> str:
@@ -204,32 +229,78 @@ def _edits(*scores: Mapping[str, Any]) -> str:
 
 
 def probes_table(probes: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> Table:
-    """Return one row a probe, in the order of the records; `cells` tell its metric and number of layers."""
+    """Return one row a probe, in the order of the records; `cells` tell its metric and number of layers.
+
+    What no probe has gets no column: all evidence, the number of a heal, and n where all looks are full.
+    """
     by_key = {cell_key(cell): cell for cell in cells}
-    answer = ("Cell", "Layers", "Depth", "Fraction", "Verdict", "Score", DEGRADATION)
-    columns = (*answer, "P(within)", "Rung", "Time")
-    rows = []
-    for probe in probes:
-        cell = by_key.get(cell_key(probe["cell"]), {})
-        num_layers = cell.get("num_layers")
-        complete = probe["status"] == "complete"
-        rows.append(
-            Row(
-                texts=(
-                    cell_name(probe["cell"]),
-                    layers(probe["start"], probe["depth"]),
-                    str(probe["depth"]),
-                    percent(probe["depth"] / num_layers) if num_layers else DASH,
-                    Badge(probe["verdict"] if complete else "failed"),
-                    metric_value(probe["value"], cell.get("metric", "wer")) if complete else DASH,
-                    degradation(probe) if complete else DASH,
-                    _p_within(probe),
-                    str(probe.get("rung", DASH)),
-                    duration(probe["wall_seconds"]) if probe.get("wall_seconds") is not None else DASH,
-                )
+    rows = [_probe_texts(probe, by_key.get(cell_key(probe["cell"])) or {}) for probe in probes]
+    empty = set()
+    if not any(probe.get("p_feasible") is not None for probe in probes):
+        empty.add(P_ALL)
+    if not any(probe.get("repeat") for probe in probes):
+        empty.add("Heal")
+    if all(map(is_full, probes)):
+        empty.add("n")
+    judged = ("Verdict", "Score", DEGRADATION, P_ALONE, P_ALL)
+    columns = ("Cell", "Layers", "Depth", "Fraction", "Heal", *judged, "n", "Rung", "Time")
+    kept = [i for i, column in enumerate(columns) if column not in empty]
+    left = ("Cell", "Verdict", "Rung")
+    return Table(
+        columns=tuple(columns[i] for i in kept),
+        rows=tuple(Row(texts=tuple(row[i] for i in kept)) for row in rows),
+        numeric=frozenset(at for at, i in enumerate(kept) if columns[i] not in left),
+    )
+
+
+def _probe_texts(probe: Mapping[str, Any], cell: Mapping[str, Any]) -> tuple[str, ...]:
+    num_layers, complete = cell.get("num_layers"), probe["status"] == "complete"
+    verdict = Badge(probe["verdict"]) if complete and is_full(probe) else DASH
+    return (
+        cell_name(probe["cell"]),
+        layers(probe["start"], probe["depth"]),
+        str(probe["depth"]),
+        percent(probe["depth"] / num_layers) if num_layers else DASH,
+        heal_number(probe),
+        verdict if complete else Badge("failed"),
+        metric_value(probe["value"], metric_of(probe["cell"], cell)) if complete else DASH,
+        degradation(probe) if complete else DASH,
+        probability(probe.get("p_within")),
+        probability(probe.get("p_feasible")),
+        str(probe.get("num_utterances", DASH)),
+        RUNGS.get(rung_of(probe), rung_of(probe)),
+        duration(probe["wall_seconds"]) if probe.get("wall_seconds") is not None else DASH,
+    )
+
+
+def heal_number(heal: Mapping[str, Any]) -> str:
+    """Write which heal of its block one is, from 1; a dash where nothing was healed."""
+    return DASH if rung_of(heal) == "unhealed" else str((heal.get("repeat") or 0) + 1)
+
+
+def rungs_table(rankings: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one row a decoder and cheap rung: how alike it and full heals rank the blocks of a cell."""
+    columns = ("Decoder", "Look", "Kendall's tau", f"95{NBSP}% interval", "Blocks", "Pairs", "Looks")
+    rows = tuple(
+        Row(
+            texts=(
+                decoder_name(ranking),
+                RUNGS.get(ranking["rung"], ranking["rung"]),
+                DASH if ranking["tau"] is None else correlation(ranking["tau"]),
+                DASH if ranking["ci95"] is None else f"[{', '.join(map(correlation, ranking['ci95']))}]",
+                str(ranking["num_blocks"]),
+                str(ranking["num_pairs"]),
+                str(ranking["num_looks"]),
             )
         )
-    return Table(columns=columns, rows=tuple(rows), numeric=frozenset((1, 2, 3, 5, 6, 7, 9)))
+        for ranking in rankings
+    )
+    return Table(columns=columns, rows=rows, numeric=frozenset(range(2, 7)))
+
+
+def correlation(tau: float | None) -> str:
+    """Write a rank correlation with sign and two decimals: `+0.67`."""
+    return DASH if tau is None else f"{tau:+.2f}".replace("-", "−")
 
 
 def facts_table(facts: Mapping[str, Any], names: tuple[str, str] = ("Setting", "Value")) -> Table:

@@ -29,6 +29,20 @@ def test_what_is_off_the_scale_keeps_its_number(sweep) -> None:
     assert "unbounded" in _texts(draw_degradation(unbounded, 12, 0.25, None).svg)
 
 
+def test_cheap_looks_are_named_and_do_not_stretch_the_axis(searched) -> None:
+    english = [probe for probe in searched[0]["probes"] if probe["cell"]["language"] == "en"]
+    full = [probe for probe in english if probe["rung"] == "full"]
+    texts, without = (_texts(draw_degradation(some, 12, 0.25, None).svg) for some in (english, full))
+    assert "unhealed look" in texts and "short heal" in texts
+    assert "unhealed look" not in without and "short heal" not in without
+    ticks = [set(re.findall(r"−?\d+ %", text)) for text in (texts, without)]
+    assert ticks[0] == ticks[1]
+    assert "↑" not in texts  # what a cheap look says is not worth a number in the figure
+    alone = [probe for probe in english if probe["rung"] != "full"]
+    alone[0] = {**alone[0], "relative_degradation": None, "ci95": [None, None]}
+    assert "unhealed look" in _texts(draw_degradation(alone, 12, 0.25, None).svg)
+
+
 def test_degenerate_sweeps_can_be_drawn(sweep) -> None:
     failed = [probe for probe in sweep[0]["probes"] if probe["status"] == "failed"]
     assert "failed" in _texts(draw_degradation(failed, 12, 0.0, None).svg)

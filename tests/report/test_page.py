@@ -80,6 +80,116 @@ def test_the_first_screen_has_the_answer(sweep: Sweep, tmp_path: Path) -> None:
         assert verdict in page.text and verdict in markdown
 
 
+@pytest.mark.parametrize("records", ["searched", "joint"])
+def test_same_new_records_same_bytes(records: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    results, store = request.getfixturevalue(records)
+    render(results, store, tmp_path / "a")
+    render(json.loads(json.dumps(results)), store, tmp_path / "b")
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+
+
+def test_older_records_show_none_of_the_new_parts(sweep: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(sweep, tmp_path / "out")
+    for text in (page.text, markdown):
+        assert "Every cell" in text and "The sampler “bisect” bisected over the depth" in text
+        for part in ("All cells together", "Do cheap looks rank", "P(all evidence)", "joint", "None"):
+            assert part not in text
+
+
+def test_cheap_looks_are_evidence_without_a_verdict(searched: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(searched, tmp_path / "out")
+    for text in (page.text, markdown):
+        assert "Do cheap looks rank blocks as full heals do?" in text and "−1.00" in text
+        assert "unhealed look" in text and "Hollow grey marks" in text and "All cells together" not in text
+        assert "can lose no block of layers for German speech recognition" in text and "2 blocks were tried" in text
+    searched[0]["rungs"] = []
+    page, markdown = _rendered(searched, tmp_path / "b")
+    assert "Do cheap looks" not in page.text + markdown
+
+
+def test_blocks_that_were_only_looked_at_cheaply_were_not_tried(searched: Sweep, tmp_path: Path) -> None:
+    german = searched[0]["probes"][9]
+    assert german["cell"]["language"] == "de"
+    searched[0]["probes"].append({**german, "start": 9, "rung": "short", "verdict": None, "p_feasible": None})
+    page, _ = _rendered(searched, tmp_path / "out")
+    assert "2 blocks were tried" in page.text
+
+
+def test_the_joint_answer_comes_first(joint: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(joint, tmp_path / "out")
+    answer = "All 3 cells of qwen mini on whisper-base can together lose 3 of 12 layers (25.0\u00a0%)"
+    for text in (page.text, markdown):
+        assert text.index(answer) < text.index("All cells together") < text.index("Each cell by itself")
+        assert text.index("Each cell by itself") < text.index("Evidence")
+        assert "on whisper-base, all cells together, layers 7–10: the loss became NaN at step 31" in text
+        assert "the deepest block that is more likely than not to be harmless to all of them is layers 6–9" in text
+        assert "By itself, the qwen mini decoder can lose 4 of 12 layers" in text
+        assert "not scored on the test split" not in text and "undecided whether" not in text
+        assert text.count("The pruned model is the joint one.") == 3
+    assert "1 base" in page.text
+    assert {f"#cell-{i:02d}" for i in (1, 2, 3)} <= set(page.links)
+
+
+def test_a_joint_sweep_cut_short_has_a_report(joint: Sweep, tmp_path: Path) -> None:
+    one = joint[0]["joints"][0]
+    one |= {"verdict": "undecided", "reason": "not scored on the test split: not run", "tests": None}
+    one |= {"checkpoint": None, "binding": None, "prediction": None}
+    del one["num_parameters"]
+    page, markdown = _rendered(joint, tmp_path / "a")
+    assert "not run." in page.text and "No joint model was scored on the test split." in markdown
+    identity = {name: one[name] for name in ("family", "scale", "encoder", "task", "language", "members")}
+    joint[0]["joints"] = [{**identity, "heals": [], "verdict": "failed", "reason": "a base was <b>not</b> scored"}]
+    page, markdown = _rendered(joint, tmp_path / "b")
+    assert "There is no joint answer for qwen mini on whisper-base: a base was <b>not</b> scored." in page.text
+    assert "No joint heal was made." in markdown and "<b>" not in markdown
+
+
+def test_every_joint_number_comes_from_the_records(joint: Sweep, tmp_path: Path) -> None:
+    before, _ = _rendered(joint, tmp_path / "a")
+    one = joint[0]["joints"][0]
+    one["tests"][0]["test"] |= {"value": 0.66123, "num_utterances": 7391}
+    one["tests"][2]["test"]["ci95"] = [0.0123, 0.2477]
+    one["heals"][0] |= {"p_feasible": 0.8642, "wall_seconds": 7777}
+    one["heals"][1]["members"][1]["relative_degradation"] = 0.7531
+    one["binding"]["p_within"] = 0.1357
+    joint[0]["rungs"][0]["tau"] = 0.4321
+    joint[0]["sweep"]["search"]["price"] = 0.3579
+    after, markdown = _rendered(joint, tmp_path / "b")
+    for number in ("66.12\u00a0%", "7391", "+24.8]", "0.864", "2.2\u00a0h", "+75.3", "0.136", "+0.43", "0.3579 layers"):
+        assert number not in before.text
+        assert number in after.text and number.replace("]", "\\]") in markdown
+
+
+def test_missing_files_of_a_joint_model_are_said_to_be_missing(joint: Sweep, tmp_path: Path) -> None:
+    (joint[1] / joint[0]["joints"][0]["tests"][0]["test"]["hypotheses"]).unlink()
+    page, _ = _rendered(joint, tmp_path / "out")
+    assert "Joint model: hypotheses not in this store" in page.text
+
+
+def test_hostile_names_of_a_joint_sweep_stay_text(joint: Sweep, tmp_path: Path) -> None:
+    results, evil = joint[0], "</h1><script>alert(1)</script> | $x$ <b>"
+    one = results["joints"][0]
+    for record in (*results["cells"], *one["members"], one, one["binding"]["member"], *results["rungs"]):
+        record["family"] = evil
+    for heal in one["heals"][:2]:
+        for member in heal["members"]:
+            member["cell"]["family"] = evil
+    for probe in results["probes"]:
+        probe["cell"]["family"] = evil
+    results["rungs"][1]["rung"] = "<i>rung"
+    results["probes"][-1]["rung"] = "<i>rung"
+    one["heals"][2]["reason"] = "<img src=x onerror=alert(1)>"
+    one["checkpoint"] = "<u>path"
+    results["sweep"]["sampler"] = "<script>alert(2)</script>"
+    results["sweep"]["search"]["rungs"] = ["<b>"]
+    page, markdown = _rendered(joint, tmp_path / "out")
+    assert not {"script", "img", "b", "i"} & set(page.tags)
+    assert page.text.count("<script>alert(1)</script>") > 5 and "chosen by the sampler “<script>" in page.text
+    assert not re.search(r"<(script|img|b|i|u)\b", markdown)
+    rows = [row for row in markdown.splitlines() if row.startswith("| English speech")]
+    assert rows and {path.parent.name for path in (tmp_path / "out").rglob("*.png")} == {"figures"}
+
+
 def test_hostile_text_stays_text(sweep: Sweep, tmp_path: Path) -> None:
     sweep[0]["sweep"]["name"] = "</title><script>alert('name')</script>"
     sweep[0]["cells"][3]["reason"] = "<img src=x onerror=alert(1)> | [a](javascript:b)"

@@ -1,0 +1,184 @@
+"""What a sweep did, in words that hold for the sampler, the rungs and the verdicts of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slamlab.report.results import is_full, rung_of
+from slamlab.report.tables import percent
+
+LEAST_DISTANCE = (
+    "at the start where the angular distance between the residual stream entering the block and leaving it is least "
+    "(Gromov et al., arXiv 2403.17887)"
+)
+_BY_RANK = (
+    "over the depth and the rank of the start by angular distance, among the least distant starts of each depth, "
+    "asked for the greatest depth under the constraint that the degradation is within the tolerance"
+)
+SAMPLERS = {
+    "frontier": "weighed every block of every cell of a decoder, each depth and each start, with one Gaussian process "
+    "over all of them: what it knows of a block comes from looks at the block itself, at its neighbours and at the "
+    "decoder's other cells, and from the angular distance as far as the looks bear it out. Dynamic programming over "
+    "the depths chose each next heal",
+    "grid": "tried every block, each start of each depth, once, from the shallowest depth on",
+    "paper": f"tried every depth once, from the shallowest on, {LEAST_DISTANCE}, as Moumen et al. do "
+    "(arXiv 2603.05121)",
+    "bisect": "bisected over the depth, on the assumption that deeper blocks do more harm, and removed each depth "
+    f"{LEAST_DISTANCE}",
+    "tpe": f"was Optuna's tree-structured Parzen estimator {_BY_RANK}",
+    "gp": f"was Optuna's Gaussian process with constrained expected improvement, {_BY_RANK}",
+    "random": "drew blocks by chance, each depth and start as likely as another",
+}
+"""What each sampler did; the sentence begins with its name."""
+_ON_OWN_HEALS = "the full heals of the block itself"
+_EVIDENCE = {
+    "frontier": "all looks at the block itself, at the other blocks of the cell and at the decoder's other cells",
+    **dict.fromkeys(("grid", "paper", "bisect", "tpe", "gp", "random"), _ON_OWN_HEALS),
+}
+
+
+def goes_by_evidence(probes: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether the verdicts of these records go by all evidence; older ones go by each heal alone."""
+    return any(probe.get("p_feasible") is not None for probe in probes)
+
+
+def how_chosen(sweep: Mapping[str, Any]) -> str:
+    """Return how the sampler of a sweep chose the blocks."""
+    name, search = sweep["sampler"], sweep.get("search") or {}
+    if name not in SAMPLERS:
+        return f"The blocks to try were chosen by the sampler “{name}”."
+    told = f"The sampler “{name}” {SAMPLERS[name]}"
+    price, budget = search.get("price"), search.get("max_heals")
+    if name == "frontier":
+        told += f" at a price of {price:g} layers a heal" if price is not None else ""
+        told += ", until none promised to be worth it"
+        told += (
+            f" or a cell had had {_heals(budget)}" if budget is not None else " or a cell had had its limit of heals"
+        )
+        cheap = [rung for rung in search.get("rungs") or () if rung != "full"]
+        if cheap:
+            told += (
+                ". Cheaper looks were taken first: to learn what they are worth, then where they were worth their cost"
+            )
+    elif name in ("tpe", "gp", "random"):
+        told += (
+            f", until a cell had had {_heals(budget)}" if budget is not None else ", up to its limit of heals a cell"
+        )
+    return told + "."
+
+
+def how_healed(probes: Sequence[Mapping[str, Any]], num_joints: int) -> str:
+    """Return what was done to a pruned model before it was scored."""
+    cheap = {rung_of(probe) for probe in probes if not is_full(probe)}
+    told = "Every pruned model was trained again with this recipe before it was scored"
+    exceptions = []
+    if "unhealed" in cheap:
+        exceptions.append("an unhealed look scores the model as it is cut")
+    if "short" in cheap:
+        exceptions.append("a short heal takes a small part of the steps")
+    if exceptions:
+        told = "A full heal trains the pruned model again with this recipe before it is scored; "
+        told += " and ".join(exceptions) + ", scored on fewer utterances (n in the table of probes)"
+    if num_joints:
+        told += (
+            ". A joint heal trains one model on the speech of all cells of a base, mixed, for as many steps as their "
+            "own heals take together"
+        )
+    return told + "."
+
+
+def how_judged(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_joints: int) -> list[str]:
+    """Return, as paragraphs, what degradations, intervals, probabilities and verdicts are."""
+    tolerance, alpha, sure = percent(sweep["tolerance"]), percent(sweep["alpha"]), percent(1 - sweep["alpha"])
+    told = [
+        "Relative degradation is (pruned − unpruned) / unpruned for WER and (unpruned − pruned) / unpruned for BLEU. "
+        "The interval beside it is the 95 % interval of a paired bootstrap over utterances: it is of that one healed "
+        "model, and covers the choice of utterances only. P(heal alone) is the share of the bootstrap's resamples in "
+        f"which the degradation of that model is within {tolerance}."
+    ]
+    if not (goes_by_evidence(probes) or num_joints):
+        return [
+            *told,
+            f"A block is feasible when P(heal alone) is at least {sure}, infeasible when it is at most {alpha}, and "
+            "undecided between.",
+        ]
+    told.append(
+        "On the selection split the verdict on a block goes by P(all evidence), the probability that its degradation "
+        f"is within {tolerance} given {_EVIDENCE.get(sweep['sampler'], 'all that the sampler knows')}. A block is "
+        f"feasible when that is at least {sure} and a full heal of the block itself has shown a degradation within the "
+        f"tolerance; infeasible when it is at most {alpha}; otherwise undecided: it lies between, or no heal of its "
+        "own has shown it. Unhealed looks and short heals have no verdict. On the test split the verdict goes by "
+        "P(heal alone) of the model scored there, with the same limits."
+    )
+    if sweep["sampler"] in SAMPLERS:
+        told.append(f"The answer of a cell is its deepest feasible block; without one, {_second_best(sweep)}.")
+    if num_joints:
+        told.append(
+            "A joint block is feasible when the probability that all its cells are within the tolerance at once, given "
+            f"the cells' own looks and all joint heals, is at least {sure}, every cell has shown a degradation within "
+            "it in a joint heal of that block, and each one's verdict on the test split is feasible. Which block to "
+            "heal jointly next is chosen as by the sampler “frontier”, starting from the cells' own looks. "
+            "The binding cell is the one least likely to be within the tolerance there."
+        )
+    return told
+
+
+def caveats(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_joints: int) -> list[str]:
+    """Return what a reader has to keep in mind."""
+    reported = "the table of the joint answer" if num_joints else "the first table"
+    kept = [
+        f"The search saw the selection split only. The figures of {reported} are on the test split, which was looked "
+        "at once, for the chosen block; they can differ from what the search saw, and are the ones to quote."
+    ]
+    if num_joints:
+        kept.append(
+            "What each cell can lose by itself was found on the selection split and not looked at again on the test "
+            "split: it stands here for comparison."
+        )
+    spread = (
+        "Where a block was healed more than once, the rows of its heals in the table of probes show that luck, and the "
+        "heal that did best on the selection split is the one that is scored on the test split."
+        if any(probe.get("repeat") for probe in probes)
+        else "No block of a cell was healed more than once, so that nothing here shows how large it is."
+    )
+    kept.append(
+        "Intervals cover the choice of utterances, and are wide where n is small. They do not cover the luck of one "
+        f"healing run. {spread}"
+    )
+    if sweep["sampler"] == "frontier" or num_joints:
+        kept.append(
+            "P(all evidence) is an estimate of a statistical model, which learns from the looks how alike neighbouring "
+            "blocks and the cells of a decoder are, and how large the luck of a heal is. It speaks of the block, not "
+            "of the one model that was healed."
+        )
+    kept.append("A block that was not tried may be better: a verdict speaks of the blocks in the tables of heals.")
+    return kept
+
+
+def probes_note(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
+    """Return how to read the table of probes."""
+    note = (
+        "One block removed and scored on the selection split each. P(heal alone) is the share of bootstrap resamples "
+    )
+    note += "in which the degradation of that one model stays within the tolerance"
+    if goes_by_evidence(probes):
+        evidence = _EVIDENCE.get(sweep["sampler"], "all that the sampler knows")
+        note += f"; P(all evidence), by which the verdict goes, is the block's probability given {evidence}"
+    if not all(map(is_full, probes)):
+        note += ". Unhealed looks and short heals are evidence, and get no verdict"
+    return f"{note}. Why a probe failed stands under Failures."
+
+
+def _second_best(sweep: Mapping[str, Any]) -> str:
+    """Return which block is the answer of a cell that has no feasible one."""
+    if sweep["sampler"] == "frontier":
+        return (
+            "the deepest one that a full heal has shown within the tolerance and whose P(all evidence) is at least "
+            f"{percent(0.5)}, as undecided"
+        )
+    return "the deepest undecided one whose full heals are within the tolerance on average"
+
+
+def _heals(number: int) -> str:
+    return "1 full heal" if number == 1 else f"{number} full heals"
