@@ -60,6 +60,7 @@ def _searched_only(cell: Mapping[str, Any], block: str) -> str:
     return (
         f"By itself, the {decoder_name(cell)} decoder {doubt} {block} for {question_name(cell)}{cost}{sure}. This was "
         "searched on the selection split only: on the test split the joint model was scored in its place."
+        f"{_remark(cell)}"
     )
 
 

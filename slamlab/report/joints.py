@@ -57,15 +57,14 @@ def as_members(cells: Sequence[Mapping[str, Any]], joints: Sequence[Mapping[str,
 
 def _searched(cell: Mapping[str, Any]) -> dict[str, Any]:
     own = (cell.get("selection") or {}).get("pruned")
-    reason = cell.get("reason") or NOT_SCORED
+    unscored = (cell.get("reason") or NOT_SCORED).startswith(NOT_SCORED)
     if not own or cell.get("pruned") or cell["verdict"] not in ("feasible", "undecided"):
         return dict(cell)
-    if not reason.startswith(NOT_SCORED):
+    if cell["verdict"] == "undecided" and not unscored:
         return dict(cell)
+    kept = {name: value for name, value in cell.items() if name != "reason" or not unscored}
     verdict = "feasible" if own.get("verdict") == "feasible" else "undecided"
-    return {**{name: value for name, value in cell.items() if name != "reason"}, "verdict": verdict} | {
-        "searched_only": True
-    }
+    return {**kept, "verdict": verdict, "searched_only": True}
 
 
 def joint_answer(joint: Mapping[str, Any], cells: Cells, tolerance: float) -> str:

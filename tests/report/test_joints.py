@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from slamlab.report.answers import cell_answer
 from slamlab.report.joints import (
     as_members,
     costs_table,
@@ -106,6 +107,15 @@ def test_a_member_that_is_doubted_for_another_reason_stays_so(joint, doubt: dict
     results["cells"][0] |= doubt
     cell = as_members(results["cells"], results["joints"])[0]
     assert cell["verdict"] == "undecided" and "searched_only" not in cell
+
+
+def test_what_limits_a_member_is_kept(joint) -> None:
+    results, _ = joint
+    open_depths = "deeper blocks are open, as the probe of depth 8 failed"
+    results["cells"][0] |= {"verdict": "feasible", "reason": open_depths}
+    cell = as_members(results["cells"], results["joints"])[0]
+    assert cell["searched_only"] and cell["reason"] == open_depths
+    assert cell_answer(cell, 4, 0.25).endswith("in its place. Deeper blocks are open, as the probe of depth 8 failed.")
 
 
 def test_a_member_undecided_on_its_own_split_stays_undecided(joint) -> None:
