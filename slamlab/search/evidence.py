@@ -5,7 +5,6 @@ Shapes: L layers; a map of angular distances is [L+1, L+1], entry (l, l+n) the d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,8 @@ RUNGS: tuple[Rung, ...] = ("unhealed", "short", "full")
 State = Literal["complete", "failed", "running"]
 MAX_FAILURES = 2
 """A block whose heal failed as often is not tried again."""
+MAX_TOLERANCE = 5.0
+"""A loss that is still told from a hopeless one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,9 @@ class SearchSpace:
         factors: What the cell shares with some other cells of its decoder: encoder, task, language.
 
     Raises:
-        ModelError: No layer to remove.
-        DataError: A map of another shape, or with NaN where it is read.
-        OptionError: A tolerance below 0.
+        ModelError: A decoder of less than 2 layers, or a depth that leaves none of them.
+        DataError: A map of another shape, or one that lacks a distance.
+        OptionError: A tolerance out of range.
     """
 
     num_layers: int
@@ -94,24 +95,33 @@ class SearchSpace:
     factors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_depth < max(self.num_layers, 2):
+        if self.num_layers < 2:
+            raise ModelError("a search needs a decoder of 2 layers or more", self.num_layers, "take a larger decoder")
+        if not 1 <= self.max_depth < self.num_layers:
             raise ModelError(
                 f"a search removes between 1 and {self.num_layers - 1} of {self.num_layers} layers",
                 self.max_depth,
                 "choose a depth between, or a decoder with more layers",
             )
-        if not self.tolerance >= 0:
-            raise OptionError("the tolerance is 0 or more", self.tolerance, "give a fraction such as 0.25")
+        if not 0 <= self.tolerance <= MAX_TOLERANCE:
+            raise OptionError(
+                f"the tolerance of a search is between 0 and {MAX_TOLERANCE:g}",
+                self.tolerance,
+                "give a fraction such as 0.25",
+            )
         if self.distance.shape != (self.num_layers + 1, self.num_layers + 1):
             raise DataError(
                 f"a redundancy map of {self.num_layers} layers is {self.num_layers + 1} x {self.num_layers + 1}",
                 " x ".join(map(str, self.distance.shape)),
                 "compute the map of this decoder",
             )
-        if bad := next((block for block in self.blocks if math.isnan(self.distance_of(*block))), None):
+        starts, ends = np.triu_indices(self.num_layers + 1, k=1)
+        bad = ~np.isfinite(self.distance[starts, ends])
+        if bad.any():
+            start, end = int(starts[bad][0]), int(ends[bad][0])
             raise DataError(
                 "a redundancy map has a distance for every block",
-                f"NaN for start {bad[0]} and depth {bad[1]}",
+                f"{self.distance[start, end]} for start {start} and depth {end - start}",
                 "compute the map again, in float32 or wider",
             )
 
@@ -134,7 +144,7 @@ class SearchSpace:
         """Return, as [L, L+1] by (start, depth), how many layers deeper a block seems than it is.
 
         The least distance of each depth is the ruler: a block as far as the best one of n + k layers is, by the map,
-        k layers worse than the best of its own depth n.
+        k layers worse than the best of its own depth n, and L layers at most.
         """
         depths = np.arange(self.num_layers + 1)
         ruler = np.array([0.0, *(np.diagonal(self.distance, offset=n).min() for n in depths[1:])])
@@ -145,4 +155,4 @@ class SearchSpace:
             distances = np.diagonal(self.distance, offset=n)
             beyond = np.maximum(distances - ruler[-1], 0) / max(rate, ruler[-1] / self.num_layers)
             found[: self.num_layers - n + 1, n] = np.interp(distances, ruler, depths) + beyond - n
-        return np.maximum(found, 0.0)
+        return np.clip(found, 0.0, self.num_layers)

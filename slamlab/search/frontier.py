@@ -12,7 +12,8 @@ allowed, the best starts of that depth are compared by them first if what that s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,7 @@ class Pool:
     def __init__(self) -> None:
         self._members: dict[str, tuple[SearchSpace, Study]] = {}
         self._known: tuple[list[list[Look]], Posterior] | None = None
+        self._learned: tuple[list[list[Look]], Posterior] | None = None  # from the complete looks alone
 
     def add(self, space: SearchSpace, study: Study) -> None:
         """Let a cell take part; every cell does before the first is asked about.
@@ -62,6 +64,11 @@ class Pool:
             )
         self._members[study.study_name] = (space, study)
 
+    @property
+    def cells(self) -> dict[str, SearchSpace]:
+        """Return the cells' blocks, by the names of their studies, in the order of their numbers."""
+        return {name: space for name, (space, _) in self._members.items()}
+
     def index(self, study: Study) -> int | None:
         """Return the number of a cell, None where it takes no part yet."""
         return next((i for i, name in enumerate(self._members) if name == study.study_name), None)
@@ -70,7 +77,10 @@ class Pool:
         """Return what all looks say, and the looks by cell; worked out anew only when there are new ones."""
         looks = [reader.looks(study) for _, study in self._members.values()]
         if self._known is None or self._known[0] != looks:
-            self._known = looks, Posterior([space for space, _ in self._members.values()], looks)
+            complete = [[look for look in own if look.state == "complete"] for own in looks]
+            if self._learned is None or self._learned[0] != complete:
+                self._learned = complete, Posterior([space for space, _ in self._members.values()], complete)
+            self._known = looks, self._learned[1].expecting(looks)
         return self._known[1], looks
 
 
@@ -105,12 +115,7 @@ class FrontierSampler(BlockSampler):
         names: Names | None = None,
     ) -> None:
         super().__init__(space, alpha=alpha, names=names)
-        if not price > 0:
-            raise OptionError("the price of a heal is above 0 layers", price, f"use {PRICE}")
-        if max_running < 1:
-            raise OptionError("at least 1 look runs at a time", max_running, "use 1")
-        if max_heals < 1:
-            raise OptionError("a search takes 1 heal or more", max_heals, f"use {MAX_HEALS}")
+        check_budget(price, max_running, max_heals)
         if unknown := [rung for rung in rungs if rung not in RUNGS]:
             raise OptionError(f"a rung is one of {', '.join(RUNGS)}", unknown[0], "choose among them")
         self.price, self.max_running, self.max_heals = price, max_running, max_heals
@@ -153,19 +158,19 @@ class FrontierSampler(BlockSampler):
             return None
         certified = self._recommend(posterior, cell, own)
         floor = certified.depth if certified.verdict == "feasible" else 0
-        p = self._chances(posterior, cell, own)
-        best: dict[int, int] = {}
-        for i, (_, depth) in enumerate(self.space.blocks):
-            if depth > floor and p[i] > p[best.setdefault(depth, i)]:
-                best[depth] = i
-        depths = np.array(sorted(best))
-        if not len(depths):
+        deeper = [block for block in self.space.blocks if block[1] > floor]
+        if not deeper:
             return None
-        move = next_move(floor, depths, np.array([p[best[n]] for n in depths]), self.price)
+        chances = dict(zip(deeper, self._chances(posterior, cell, own, deeper), strict=True))
+        best: dict[int, Block] = {}
+        for block in deeper:  # of equals the first
+            if chances[block] > chances[best.setdefault(block[1], block)]:
+                best[block[1]] = block
+        move = next_move(floor, np.array(list(best)), np.array([chances[block] for block in best.values()]), self.price)
         if move is None or (running and move.depth <= max(look.depth for look in running)):
             return None
-        start, depth = self.space.blocks[best[move.depth]]
-        return self._race(posterior, cell, looks, p, move) or Proposal(start=start, depth=depth)
+        start, depth = best[move.depth]
+        return self._race(posterior, cell, looks, chances, move) or Proposal(start=start, depth=depth)
 
     def _recommend(self, posterior: Posterior, cell: int, own: Sequence[Look]) -> Recommendation:
         least: dict[Block, float] = {}
@@ -175,38 +180,28 @@ class FrontierSampler(BlockSampler):
                 least[block] = min(look.degradation, least.get(block, look.degradation))
         # Whatever its neighbours promise, a block that never showed a degradation within the tolerance is not taken.
         shown = [block for block, degradation in least.items() if degradation <= self.space.tolerance]
-        p = posterior.p_within(cell, shown)
-        ranked = sorted(((depth, p[i], -start) for i, (start, depth) in enumerate(shown)), reverse=True)
-        for verdict, enough in (("feasible", 1 - self.alpha), ("undecided", 0.5)):
-            for depth, probability, minus_start in ranked:
-                if probability >= enough:
-                    return Recommendation(
-                        start=-minus_start,
-                        depth=depth,
-                        verdict=verdict,  # type: ignore[arg-type]
-                        p_feasible=float(probability),
-                    )
-        return Recommendation(start=0, depth=0, verdict="none")
+        return deepest(shown, posterior.p_within(cell, shown), self.alpha)
 
-    def _chances(self, posterior: Posterior, cell: int, own: Sequence[Look]) -> np.ndarray:
+    def _chances(self, posterior: Posterior, cell: int, own: Sequence[Look], blocks: Sequence[Block]) -> np.ndarray:
         """Return the probability [Q], for each block, that one more full heal certifies it."""
-        p = chance_to_certify(*posterior.outlook(cell, self.space.blocks), self.alpha)
-        number = {block: i for i, block in enumerate(self.space.blocks)}
-        full = [look for look in own if look.rung == "full" and (look.start, look.depth) in number]
-        num_failed = np.zeros(len(p))
-        for look in full:
-            if look.state == "failed":
-                num_failed[number[look.start, look.depth]] += 1
-            elif look.state == "running":
-                num_failed[number[look.start, look.depth]] = MAX_FAILURES
-        return np.where(num_failed >= MAX_FAILURES, 0.0, p)
+        full = [look for look in own if look.rung == "full"]
+        failed = Counter((look.start, look.depth) for look in full if look.state == "failed")
+        barred = {block for block, count in failed.items() if count >= MAX_FAILURES}
+        barred |= {(look.start, look.depth) for look in full if look.state == "running"}
+        p = chance_to_certify(*posterior.outlook(cell, blocks), self.alpha)
+        return np.where([block in barred for block in blocks], 0.0, p)
 
     def _race(
-        self, posterior: Posterior, cell: int, looks: Sequence[Sequence[Look]], p: np.ndarray, move: Move
+        self,
+        posterior: Posterior,
+        cell: int,
+        looks: Sequence[Sequence[Look]],
+        chances: Mapping[Block, float],
+        move: Move,
     ) -> Proposal | None:
         """Return a cheap look that is worth taking before the depth's best start is healed, if there is one."""
-        at = [i for i, (_, depth) in enumerate(self.space.blocks) if depth == move.depth]
-        best = [self.space.blocks[i] for i in sorted(at, key=lambda i: (-p[i], i))[:RACE]]
+        at = [block for block in chances if block[1] == move.depth]
+        best = sorted(at, key=lambda block: (-chances[block], block))[:RACE]
         for rung in self.cheap:
             seen = {(look.start, look.depth) for look in looks[cell] if look.rung == rung}
             if best[0] not in seen and _num_pairs(looks, rung) < NUM_CALIBRATION:
@@ -236,6 +231,41 @@ class FrontierSampler(BlockSampler):
         now = chance_to_certify(expected[:q], before, before, before + heal, self.alpha)
         after = chance_to_certify(expected[:q] + draws @ gain.T, left, left, left + heal, self.alpha)  # [draws, Q]
         return float(after.max(axis=1).mean() - now.max())
+
+
+def check_budget(price: float, max_running: int, max_heals: int) -> None:
+    """Refuse what no search can be told.
+
+    Raises:
+        OptionError: An option out of range.
+    """
+    if not price > 0:
+        raise OptionError("the price of a heal is above 0 layers", price, f"use {PRICE}")
+    if max_running < 1:
+        raise OptionError("at least 1 look runs at a time", max_running, "use 1")
+    if max_heals < 1:
+        raise OptionError("a search takes 1 heal or more", max_heals, f"use {MAX_HEALS}")
+
+
+def deepest(blocks: Sequence[Block], p: Sequence[float] | np.ndarray, alpha: float) -> Recommendation:
+    """Return the deepest of the blocks that are harmless with probability 1 - alpha; else the deepest that may be.
+
+    Args:
+        blocks: Blocks [Q] that were healed and did no harm.
+        p: Probability that each is harmless [Q]; among those of one depth the likeliest is taken.
+        alpha: Error that is accepted.
+    """
+    ranked = sorted(((depth, p[i], -start) for i, (start, depth) in enumerate(blocks)), reverse=True)
+    for verdict, enough in (("feasible", 1 - alpha), ("undecided", 0.5)):
+        for depth, probability, minus_start in ranked:
+            if probability >= enough:
+                return Recommendation(
+                    start=-minus_start,
+                    depth=depth,
+                    verdict=verdict,  # type: ignore[arg-type]
+                    p_feasible=float(probability),
+                )
+    return Recommendation(start=0, depth=0, verdict="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,4 +347,14 @@ def _num_pairs(looks: Sequence[Sequence[Look]], rung: Rung) -> int:
     return sum((start, depth, "full") in cell for cell in taken for start, depth, kind in cell if kind == rung)
 
 
-__all__ = ["ALPHA", "PRICE", "FrontierSampler", "Move", "Pool", "chance_to_certify", "next_move"]
+__all__ = [
+    "ALPHA",
+    "PRICE",
+    "FrontierSampler",
+    "Move",
+    "Pool",
+    "chance_to_certify",
+    "check_budget",
+    "deepest",
+    "next_move",
+]

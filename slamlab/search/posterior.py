@@ -19,15 +19,17 @@ Shapes: N looks, Q blocks asked about, F factors; a and b below broadcast to [N,
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 from scipy.special import ndtr
 
-from slamlab.search.evidence import RUNGS, Look, Rung, SearchSpace
+from slamlab.search.evidence import RUNGS, Look, Rung, SearchSpace, State
 
 C = 0.05
 """Keeps the logarithm finite where nothing is lost, and the response linear where little is."""
@@ -55,24 +57,30 @@ STEPS = (0.35, 0.6, 1.0, 1.7, 2.8)
 LOG_SD = 0.7  # of a multiplier, a priori
 OUTLIER_Z = 3.5
 MAX_WIDENINGS = 10
-MAX_LOOKS, MAX_FITTED = 300, 150
+NUGGET = 1e-8
+MAX_LOOKS, MAX_FITTED = 240, 120
 """Looks that are taken into account, and that multipliers are learned from: those nearest to the tolerance."""
 
 Row = tuple[int, Look]
 Block = tuple[int, int]
 
 
-def response(degradation: float, tolerance: float) -> float:
-    """Return the response g of a degradation: 0 at the tolerance, above 0 where the block does harm."""
-    return math.log((_held(degradation) + C) / (tolerance + C))
+def response(degradation, tolerance):
+    """Return the response g of a degradation: 0 at the tolerance, above 0 where the block does harm.
+
+    Args:
+        degradation: Number or array, from -C / 2 to MAX_DEGRADATION.
+        tolerance: Likewise.
+    """
+    return np.log((degradation + C) / (tolerance + C))
 
 
-def degradation_of(g: float, tolerance: float) -> float:
-    """Return the degradation of a response."""
-    return min(math.exp(g) * (tolerance + C) - C, MAX_DEGRADATION)
+def degradation_of(g, tolerance):
+    """Return the degradation of a response, at most MAX_DEGRADATION."""
+    return np.minimum(np.exp(g) * (tolerance + C) - C, MAX_DEGRADATION)
 
 
-def _held(degradation: float | None) -> float:
+def held(degradation: float | None) -> float:
     """Return a degradation inside what responses can tell apart; None is unbounded."""
     return MAX_DEGRADATION if degradation is None else min(max(degradation, -C / 2), MAX_DEGRADATION)
 
@@ -86,7 +94,7 @@ class Points:
         rung: Index into `RUNGS` [N].
         start, depth: The block, as shares of the decoder's layers [N].
         excess: How much deeper the map makes the block seem, as a share [N].
-        factors: Codes of the cell's factors [N, F].
+        factors: Codes of the cell's factors [F, N].
     """
 
     cell: np.ndarray
@@ -97,8 +105,13 @@ class Points:
     factors: np.ndarray
 
     def along(self, axis: int) -> Points:
-        """Return the points with a new axis, so that two sets of them broadcast to a matrix."""
+        """Return the points as a column (axis -1) or as a row (axis -2), which broadcast to a matrix."""
         return Points(**{field.name: np.expand_dims(getattr(self, field.name), axis) for field in fields(self)})
+
+    def and_(self, others: Points) -> Points:
+        """Return these points, then others."""
+        both = {field.name: (getattr(self, field.name), getattr(others, field.name)) for field in fields(self)}
+        return Points(**{name: np.concatenate(pair, axis=-1) for name, pair in both.items()})
 
     @property
     def mean(self) -> np.ndarray:
@@ -107,7 +120,7 @@ class Points:
 
 
 def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
-    """Return the prior covariance of latent responses by group, without the multipliers."""
+    """Return the prior covariance of latent responses by the groups that there are, without multipliers."""
     line = (a.depth - EDGE) * (b.depth - EDGE)
     trust = a.excess * b.excess
     begin = np.exp(-0.5 * ((a.start - b.start) / LENGTH) ** 2)
@@ -120,18 +133,18 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
     found = {
         "fixed": EDGE_SD**2 + SLOPE_SD**2 * line + TRUST_SD**2 * trust,
         "field": FIELD_SD**2 * (begin + end) + PAIR_SD**2 * pair + DEPTH_SD**2 * depth + BLOCK_SD**2 * block,
-        "factor": FACTOR_SD**2 * (a.factors == b.factors).sum(axis=-1),
+        "factor": FACTOR_SD**2 * (a.factors == b.factors).sum(axis=0),
         "cell": cell * (CELL_SD**2 + CELL_SLOPE_SD**2 * line + CELL_TRUST_SD**2 * trust + CELL_PAIR_SD**2 * pair),
         "own": OWN_SD**2 * (cell & block),
-        "rung": cheap
-        * (
+    }
+    if cheap.any():
+        found["rung"] = cheap * (
             RUNG_SD**2
             + RUNG_SLOPE_SD**2 * line
             + RUNG_TRUST_SD**2 * trust
             + RUNG_PAIR_SD**2 * pair
             + RUNG_CELL_SD**2 * cell
-        ),
-    }
+        )
     return {group: SLOPE**2 * covariance for group, covariance in found.items()}
 
 
@@ -150,24 +163,30 @@ class Posterior:
         looks: Looks by cell. Running ones tell where there will be knowledge, failed ones nothing.
     """
 
+    _test_variance: np.ndarray  # of the looks' responses [N], and the seed's part of it, without its multiplier
+    _seed: np.ndarray
+    _factor: np.ndarray  # of their covariance [N, N], and its inverse times what they show beyond the prior mean [N]
+    _weights: np.ndarray
+
     def __init__(self, spaces: Sequence[SearchSpace], looks: Sequence[Sequence[Look]]) -> None:
         self._spaces, self._num_layers = spaces, spaces[0].num_layers
         names = sorted({name for space in spaces for name in space.factors})
+        self._excess = np.stack([space.excess for space in spaces])
         values = [[space.factors.get(name, "") for name in names] for space in spaces]
         codes = {value: code for code, value in enumerate(sorted({value for row in values for value in row}))}
-        self._factors = np.array([[codes[value] for value in row] for row in values], dtype=int).reshape(
-            len(spaces), -1
-        )
-        rows = [(cell, look) for cell, own in enumerate(looks) for look in own]
-        complete = [row for row in rows if row[1].state == "complete"]
-        running = [row for row in rows if row[1].state == "running"]
+        self._factors = np.array([[codes[value] for value in row] for row in values], dtype=int).T
+        complete = _in_state(looks, "complete")
         self.scale = dict.fromkeys(GROUPS, 1.0)
-        self._extra = np.zeros(0)
         self._load(self._nearest(complete))
         if complete:
             self._learn()
-        if running:
-            self._load([*self._rows, *self._expected(running)])
+        self._expect(_in_state(looks, "running"))
+
+    def expecting(self, looks: Sequence[Sequence[Look]]) -> Posterior:
+        """Return what is known where the running ones of these looks, by cell, are under way as well."""
+        found = copy.copy(self)
+        found._expect(_in_state(looks, "running"))
+        return found
 
     def p_within(self, cell: int, blocks: Sequence[Block]) -> np.ndarray:
         """Return the probability [Q] that the degradation of blocks of a cell is within its tolerance."""
@@ -176,7 +195,7 @@ class Posterior:
 
     def predict(self, cell: int, blocks: Sequence[Block], rung: Rung = "full") -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance [Q] of the latent responses of blocks of a cell."""
-        points = self._points_of([(cell, Look(start=start, depth=depth, rung=rung)) for start, depth in blocks])
+        points = self._points_in(cell, blocks, rung)
         expected, half = self._given_looks(points)
         return expected, self._left(points, half)
 
@@ -187,79 +206,150 @@ class Posterior:
             Means and variances of the latent responses [Q], their covariances [Q] with what the heal will show, and the
             variances [Q] of what it will show.
         """
-        points = self._points_of([(cell, Look(start=start, depth=depth)) for start, depth in blocks])
+        points = self._points_in(cell, blocks)
         test, seed = self.noise(cell)
         expected, half = self._given_looks(points)
-        shared = np.minimum(test, self._test_variance) * kinship(points.along(1), self._points.along(0))  # [Q, N]
+        shared = np.minimum(test, self._test_variance) * kinship(points.along(-1), self._points.along(-2))  # [Q, N]
         seen = half + solve_triangular(self._factor, shared.T, lower=True, check_finite=False)
         prior = self._weigh(covariances(points, points))
         together = prior - np.einsum("ij,ij->j", half, seen)
         shown = prior + test + seed - np.einsum("ij,ij->j", seen, seen)
         return expected, self._left(points, half), together, np.maximum(shown, 1e-10)
 
-    def joint(self, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-        """Return means [Q] and covariance [Q, Q] of the latent responses of (cell, look) pairs, on their rungs."""
-        points = self._points_of(rows)
+    def joint(self, rows: Sequence[Row], shown: Sequence[Row] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Return means [Q + S] and covariance [Q + S, Q + S] of latent responses, and of what other looks show.
+
+        Args:
+            rows: The (cell, look) pairs [Q] whose latent responses are asked for, on their rungs.
+            shown: The looks [S] whose responses are, with the errors of test set and seed; none of them is among the
+                looks that are known. Complete ones have the noise that their standard errors tell, others a
+                typical one.
+        """
+        points = self._points_of([*rows, *shown])
         expected, half = self._given_looks(points)
-        prior = self._weigh(covariances(points.along(1), points.along(0)))
-        return expected, prior - half.T @ half
+        covariance = self._weigh(covariances(points.along(-1), points.along(-2)))
+        if shown:
+            new, seen = slice(len(rows), None), self._points_of(shown)
+            test, seed = np.array([self._noise_of(*pair) for pair in zip(shown, expected[new], strict=True)]).T
+            shared = np.minimum.outer(test, self._test_variance) * kinship(seen.along(-1), self._points.along(-2))
+            expected[new] += shared @ self._weights
+            half[:, new] += solve_triangular(self._factor, shared.T, lower=True, check_finite=False)
+            covariance[new, new] += np.minimum.outer(test, test) * kinship(seen.along(-1), seen.along(-2))
+            covariance[new, new] += np.diag(seed)
+        return expected, covariance - half.T @ half
 
     def noise(self, cell: int, rung: Rung = "full") -> tuple[float, float]:
         """Return the variances that test set and seed will give a response, at the tolerance, of a look to come."""
-        tolerance, mine = self._spaces[cell].tolerance, self._points.rung == RUNGS.index(rung)
+        tolerance = self._spaces[cell].tolerance
+        test, seed = _variances(self._typical_se(cell, rung), tolerance, tolerance)
+        return test, self.scale["seed"] ** 2 * seed
+
+    def _typical_se(self, cell: int, rung: Rung) -> float:
+        """Return the standard error that a degradation at the tolerance would have."""
+        mine = self._points.rung == RUNGS.index(rung)
         known = self._se[mine & (self._points.cell == cell)]
         known = known if len(known) else self._se[mine]
-        se = float(np.median(known)) if len(known) else TYPICAL_SE
-        return (se / (tolerance + C)) ** 2, self.scale["seed"] ** 2 * _seed_variance(tolerance, tolerance, se)
+        return float(np.median(known)) if len(known) else TYPICAL_SE
+
+    def _noise_of(self, row: Row, latent: float) -> tuple[float, float]:
+        """Return the variances that test set and seed give the response of a look, where this is the latent one."""
+        cell, look = row
+        if look.state != "complete":
+            return self.noise(cell, look.rung)
+        tolerance = self._spaces[cell].tolerance
+        degradation = max(degradation_of(latent, tolerance), -C / 2)
+        se = look.se * (1 + tolerance) / (1 + held(look.degradation))
+        test, seed = _variances(se, degradation, tolerance)
+        return test, self.scale["seed"] ** 2 * seed
 
     def _points_of(self, rows: Sequence[Row]) -> Points:
-        cell = np.array([cell for cell, _ in rows], dtype=int)
-        excess = [self._spaces[cell].excess[look.start, look.depth] for cell, look in rows]
+        told = [(cell, RUNGS.index(look.rung), look.start, look.depth) for cell, look in rows]
+        return self._locate(*np.array(told, dtype=int).reshape(-1, 4).T)
+
+    def _points_in(self, cell: int, blocks: Sequence[Block], rung: Rung = "full") -> Points:
+        start, depth = np.array(blocks, dtype=int).reshape(-1, 2).T
+        return self._locate(np.full(len(start), cell), np.full(len(start), RUNGS.index(rung)), start, depth)
+
+    def _locate(self, cell: np.ndarray, rung: np.ndarray, start: np.ndarray, depth: np.ndarray) -> Points:
         return Points(
             cell=cell,
-            rung=np.array([RUNGS.index(look.rung) for _, look in rows], dtype=int),
-            start=np.array([look.start for _, look in rows]) / self._num_layers,
-            depth=np.array([look.depth for _, look in rows]) / self._num_layers,
-            excess=np.array(excess) / self._num_layers,
-            factors=self._factors[cell],
+            rung=rung,
+            start=start / self._num_layers,
+            depth=depth / self._num_layers,
+            excess=self._excess[cell, start, depth] / self._num_layers,
+            factors=self._factors[:, cell],
         )
 
     def _nearest(self, rows: Sequence[Row]) -> list[Row]:
         """Return as many rows as are taken into account, in their order."""
-        far = np.abs([response(_held(look.degradation), self._spaces[cell].tolerance) for cell, look in rows])
-        return [rows[i] for i in sorted(np.argsort(far, kind="stable")[:MAX_LOOKS])]
+        if len(rows) <= MAX_LOOKS:
+            return list(rows)
+        tolerance = np.array([self._spaces[cell].tolerance for cell, _ in rows])
+        far = np.abs(response(_degradations(rows), tolerance))
+        return [rows[i] for i in np.sort(np.argsort(far, kind="stable")[:MAX_LOOKS])]
 
-    def _load(self, rows: list[Row]) -> None:
-        """Take up rows; what was widened of the first ones stays so."""
-        self._rows, self._points = rows, self._points_of(rows)
+    def _load(self, rows: Sequence[Row]) -> None:
+        """Take up complete looks."""
         self._tolerance = np.array([self._spaces[cell].tolerance for cell, _ in rows])
-        self._degradation = np.array([_held(look.degradation) for _, look in rows])
-        y = np.array([response(*pair) for pair in zip(self._degradation, self._tolerance, strict=True)])
-        self._residual = y - self._points.mean
+        degradation = _degradations(rows)
         # Errors grow with the degradation, about as 1 + degradation: kept as they would be at the tolerance.
-        self._se = np.array([look.se for _, look in rows]) * (1 + self._tolerance) / (1 + self._degradation)
-        self._extra = np.concatenate([self._extra, np.zeros(len(rows) - len(self._extra))])
-        self._groups = covariances(self._points.along(1), self._points.along(0))
-        self._kinship = kinship(self._points.along(1), self._points.along(0))
-        self._set_noise(self._degradation)
+        se = np.minimum([look.se for _, look in rows], MAX_DEGRADATION)
+        self._se = se * (1 + self._tolerance) / (1 + degradation)
+        self._extra = np.zeros(len(rows))
+        self._relate(self._points_of(rows))
+        self._residual = response(degradation, self._tolerance) - self._points.mean
+        self._set_noise(degradation)
         # Once more with the noise of the degradation that all looks together expect, not of the one that happened to
-        # be seen: luck must not make a look seem sure or unsure.
+        # be seen: luck must not make a look seem sure or unsure. Again when it is known which looks to believe.
+        self._set_noise(self._expected_degradation())
+
+    def _expected_degradation(self) -> np.ndarray:
+        """Return what all looks together expect each one's degradation to be [N]."""
         latent = self._weigh(self._groups) @ self._weights + self._points.mean
-        self._set_noise(np.array([degradation_of(*pair) for pair in zip(latent, self._tolerance, strict=True)]))
+        return degradation_of(latent, self._tolerance)
+
+    def _expect(self, running: Sequence[Row]) -> None:
+        """Take up running looks as if they showed just what is expected: less is left to know, and no mean moves."""
+        if not running:
+            return
+        points = self._points_of(running)
+        tolerance = np.array([self._spaces[cell].tolerance for cell, _ in running])
+        expected, _ = self._given_looks(points)
+        se = np.array([self._typical_se(cell, look.rung) for cell, look in running])
+        test, seed = _variances(se, degradation_of(expected, tolerance), tolerance)
+        self._se = np.append(self._se, se)
+        self._test_variance, self._seed = np.append(self._test_variance, test), np.append(self._seed, seed)
+        self._extra = np.append(self._extra, np.zeros(len(running)))
+        self._weights = np.append(self._weights, np.zeros(len(running)))
+        self._relate(self._points.and_(points))
+        self._factor = self._decompose()
+
+    def _relate(self, points: Points) -> None:
+        """Work out what the looks at points have in common."""
+        self._points = points
+        self._groups = covariances(points.along(-1), points.along(-2))
+        self._kinship = kinship(points.along(-1), points.along(-2))
 
     def _set_noise(self, degradation: np.ndarray) -> None:
         """Work out the noise of looks [N] whose true degradations are these, and solve for the weights."""
-        degradation = np.maximum(degradation, -C / 2)
-        se = self._se * (1 + degradation) / (1 + self._tolerance)
-        self._test_variance = (se / (degradation + C)) ** 2
-        self._seed = _seed_variance(degradation, self._tolerance, se)
-        # Of two errors in common the smaller is: with the product, equal errors of unequal size would cancel out.
-        self._test = np.minimum.outer(self._test_variance, self._test_variance) * self._kinship
+        self._test_variance, self._seed = _variances(self._se, degradation, self._tolerance)
         self._solve()
 
     def _solve(self) -> None:
-        self._factor = np.linalg.cholesky(self._covariance(self.scale, np.arange(len(self._rows))))
+        self._factor = self._decompose()
         self._weights = cho_solve((self._factor, True), self._residual, check_finite=False)
+
+    def _decompose(self) -> np.ndarray:
+        """Return the Cholesky factor of the covariance [N, N] of the observed responses."""
+        covariance = self._weigh(self._groups) + self._test
+        covariance[np.diag_indices_from(covariance)] += self.scale["seed"] ** 2 * self._seed + self._extra + NUGGET
+        return np.linalg.cholesky(covariance)
+
+    @property
+    def _test(self) -> np.ndarray:
+        """Covariance [N, N] of the test set's errors."""
+        # Of two errors in common the smaller is: with the product, equal errors of unequal size would cancel out.
+        return np.minimum.outer(self._test_variance, self._test_variance) * self._kinship
 
     def _learn(self) -> None:
         """Find the multipliers, and widen what is implausibly bad, until nothing is."""
@@ -268,50 +358,48 @@ class Posterior:
             self._solve()
             if not self._widen():
                 break
+        self._set_noise(self._expected_degradation())
 
     def _weigh(self, groups: Mapping[str, np.ndarray]) -> np.ndarray:
         return groups["fixed"] + sum(self.scale[name] ** 2 * groups[name] for name in GROUPS if name in groups)
 
-    def _covariance(self, scale: Mapping[str, float], picked: np.ndarray) -> np.ndarray:
-        """Return the covariance of the observed responses of some rows."""
-        cut = np.ix_(picked, picked)
-        found = self._groups["fixed"][cut] + self._test[cut]
-        for name in GROUPS[:-1]:
-            found += scale[name] ** 2 * self._groups[name][cut]
-        found[np.diag_indices_from(found)] += scale["seed"] ** 2 * self._seed[picked] + self._extra[picked] + 1e-8
-        return found
-
     def _fit(self) -> dict[str, float]:
-        """Return the multipliers of greatest posterior probability, on a grid, one after the other, twice."""
+        """Return the multipliers of greatest posterior probability, climbing a grid along one axis after the other."""
         far = np.abs(self._residual + self._points.mean)
         picked = np.sort(np.argsort(far, kind="stable")[:MAX_FITTED])
-        residual = self._residual[picked]
+        steps = np.array(STEPS)
+        cut, residual = np.ix_(picked, picked), self._residual[picked]
+        names = [name for name in GROUPS if name != "rung" or (self._points.rung < len(RUNGS) - 1).any()]
+        terms = np.stack([self._groups[name][cut] for name in names[:-1]] + [np.diag(self._seed[picked])])
+        fixed = self._groups["fixed"][cut] + self._test[cut] + np.diag(self._extra[picked] + NUGGET)
 
-        def objective(scale: Mapping[str, float]) -> float:
-            factor, _ = cho_factor(self._covariance(scale, picked), lower=True, check_finite=False)
-            white = solve_triangular(factor, residual, lower=True, check_finite=False)
-            prior = sum((math.log(value) / LOG_SD) ** 2 for value in scale.values())
-            return -0.5 * float(white @ white) - float(np.log(np.diag(factor)).sum()) - 0.5 * prior
+        def objective(scale: np.ndarray) -> float:
+            covariance = fixed + np.tensordot(scale**2, terms, axes=1)
+            factor, failed = dpotrf(covariance.T, lower=1, clean=0, overwrite_a=1)  # .T: in the order of LAPACK
+            if failed:
+                return -math.inf
+            white, _ = dtrtrs(factor, residual, lower=1)
+            prior = np.square(np.log(scale) / LOG_SD).sum()
+            return -0.5 * float(white @ white + prior) - float(np.log(np.diag(factor)).sum())
 
-        scale = dict.fromkeys(GROUPS, 1.0)
-        best = objective(scale)
-        groups = [name for name in GROUPS if name != "rung" or (self._points.rung < len(RUNGS) - 1).any()]
-        for _ in range(2):
-            before = dict(scale)
-            for group in groups:
-                for value in STEPS:
-                    if value != scale[group]:
-                        tried = {**scale, group: value}
-                        if (found := objective(tried)) > best + 1e-9:
-                            best, scale = found, tried
-            if scale == before:
-                break
-        return scale
+        at = np.full(len(names), STEPS.index(1.0))
+        best = objective(steps[at])
+        before = at - 1
+        while (at != before).any():
+            before = at
+            for group in range(len(names)):
+                for way in (1, -1):
+                    while 0 <= at[group] + way < len(STEPS):
+                        tried = at + way * (np.arange(len(names)) == group)
+                        if (found := objective(steps[tried])) <= best + 1e-9:
+                            break
+                        best, at = found, tried
+        return {**dict.fromkeys(GROUPS, 1.0), **dict(zip(names, steps[at].tolist(), strict=True))}
 
     def _widen(self) -> bool:
         """Widen the noise of the looks that are implausibly bad given all others; say whether there were any."""
-        inverse = cho_solve((self._factor, True), np.eye(len(self._rows)), check_finite=False)
-        variance = 1 / np.diag(inverse)
+        inverse, _ = dtrtri(self._factor, lower=1)
+        variance = 1 / np.square(inverse).sum(axis=0)
         surprise = self._weights * variance  # what a look says, less what the others expect of it
         z = surprise / np.sqrt(variance)
         odd = z >= max(OUTLIER_Z, 0.7 * z.max())
@@ -320,21 +408,9 @@ class Posterior:
             self._solve()
         return bool(odd.any())
 
-    def _expected(self, running: Sequence[Row]) -> list[Row]:
-        """Return running looks as if they had shown what is expected of them."""
-        expected, _ = self._given_looks(self._points_of(running))
-        found = []
-        for g, (cell, look) in zip(expected, running, strict=True):
-            tolerance = self._spaces[cell].tolerance
-            degradation = degradation_of(g, tolerance)
-            test, _ = self.noise(cell, look.rung)
-            se = math.sqrt(test) * (tolerance + C) * (1 + degradation) / (1 + tolerance)
-            found.append((cell, replace(look, state="complete", degradation=degradation, se=se)))
-        return found
-
     def _given_looks(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """Return the means [Q] of latent responses, and the looks' whitened covariance [N, Q] with them."""
-        cross = self._weigh(covariances(points.along(1), self._points.along(0)))
+        cross = self._weigh(covariances(points.along(-1), self._points.along(-2)))
         half = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         return points.mean + cross @ self._weights, half
 
@@ -343,7 +419,24 @@ class Posterior:
         return np.maximum(self._weigh(covariances(points, points)) - np.einsum("ij,ij->j", half, half), 1e-10)
 
 
-def _seed_variance(degradation: np.ndarray | float, tolerance: np.ndarray | float, se: np.ndarray | float):
-    """Return the variance that a heal's seed gives a response, a priori."""
-    sd = SEED_SD * (1 + degradation) / (1 + tolerance)
-    return (sd**2 + se**2) / (degradation + C) ** 2
+def _variances(se, degradation, tolerance):
+    """Return the variances that test set and seed give a response, the seed's a priori.
+
+    Args:
+        se: Standard error that the degradation would have at the tolerance.
+        degradation: The true one.
+        tolerance: The tolerance.
+    """
+    held = np.maximum(degradation, -C / 2)
+    unit = ((1 + held) / (1 + tolerance) / (held + C)) ** 2
+    return se**2 * unit, (SEED_SD**2 + se**2) * unit
+
+
+def _degradations(rows: Sequence[Row]) -> np.ndarray:
+    """Return the degradations [N] of looks, held as :func:`held` does."""
+    shown = [math.inf if look.degradation is None else look.degradation for _, look in rows]
+    return np.clip(shown, -C / 2, MAX_DEGRADATION)
+
+
+def _in_state(looks: Sequence[Sequence[Look]], state: State) -> list[Row]:
+    return [(cell, look) for cell, own in enumerate(looks) for look in own if look.state == state]
