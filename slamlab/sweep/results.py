@@ -131,7 +131,7 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         pruned["selection"] = _pruned(campaign, cell, probe, "selection") | campaign.verdict(
             cell, best.start, best.depth
         )
-        if final.record is not None and final.record["depth"] == best.depth:
+        if final.record is not None and _is_of(final.record, probe):
             pruned |= {split: _pruned(campaign, cell, final.record, split) for split in final.record["scores"]}
     verdict: str = best.verdict
     reason: str | None = None
@@ -141,17 +141,13 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         # Chosen on the selection split; an honest second look disagrees, so nothing is promised.
         verdict = "undecided"
         reason = f"{best.verdict} on the selection split, {pruned['test']['verdict']} on the test split"
-    failed = [key[0] for key, one in ledger.probes.items() if one.failed and key[0] > best.depth]
+    failed = [key[0] for key, one in ledger.probes.items() if one.failed and key[0] > best.depth and key[2] == "full"]
     if failed and verdict != "undecided":
         # The search stopped there for want of a score, not because the block does harm.
         reason = f"deeper blocks are open, as the probe of depth {min(failed)} failed"
     unpruned = base.record["scores"]["test"]
     if probe is not None and _is_worthless(unpruned):
-        verdict = "undecided"
-        reason = (
-            f"the unpruned model itself scores {unpruned['metric'].upper()} {unpruned['value']:.3g}: it has learned "
-        )
-        reason += "too little for anything relative to it to mean much; train the base longer"
+        verdict, reason = "undecided", _worthless(base.record)
     records = _records([base, final, *ledger.probes.values()])
     answer = {
         **cell.as_dict(),
@@ -187,8 +183,21 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     return answer
 
 
+def _is_of(final: dict[str, Any], probe: dict[str, Any]) -> bool:
+    """Say whether a final scoring is that of a probe's model."""
+    return all(final[name] == probe[name] for name in ("start", "depth", "repeat"))
+
+
 def _is_worthless(score: dict[str, Any]) -> bool:
     return bool(score["value"] >= WORTHLESS_WER if score["metric"] == "wer" else score["value"] <= WORTHLESS_BLEU)
+
+
+def _worthless(base: dict[str, Any]) -> str:
+    score = base["scores"]["test"]
+    return (
+        f"the unpruned model itself scores {score['metric'].upper()} {score['value']:.3g}: it has learned too little "
+        "for anything relative to it to mean much; train the base longer"
+    )
 
 
 def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) -> dict[str, Any]:
@@ -282,7 +291,8 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
     answer |= {"max_depth": best.depth, "start": best.start, "verdict": best.verdict, "p_feasible": best.p_feasible}
     answer["max_fraction"] = best.depth / base["num_layers"] if base else None
     final = ledger.singles["final"]
-    if final.record is None or final.record["depth"] != best.depth:
+    probe = campaign.best_probe(joint, best)
+    if final.record is None or probe is None or not _is_of(final.record, probe):
         reason = "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
         return {**answer, "verdict": "undecided", "reason": reason}
     answer["checkpoint"], answer["num_parameters"] = final.record["checkpoint"], final.record["num_parameters"]
@@ -299,6 +309,10 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
     if doubtful:
         answer["verdict"] = "undecided"
         answer["reason"] = f"{best.verdict} on the selection split; on the test split not for {', '.join(doubtful)}"
+    for member in members:
+        base = campaign.ledgers[member].singles["base"].record
+        if base is not None and _is_worthless(base["scores"]["test"]):
+            answer["verdict"], answer["reason"] = "undecided", f"for {member.name}, {_worthless(base)}"
     return answer
 
 
