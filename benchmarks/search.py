@@ -9,6 +9,7 @@ Examples:
     python benchmarks/search.py
     python benchmarks/search.py --simulator PATH --conditions standard --seeds 0,1,2,3 --json results.json
     python benchmarks/search.py --strategies bisect,tpe,gp --max-heals 32
+    python benchmarks/search.py --strategies frontier --workers 8 --joint
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
@@ -42,6 +44,7 @@ from scipy.stats import binomtest
 from slamlab.errors import OptionError, exit_on_user_error
 from slamlab.search.evidence import RUNGS, Recommendation, SearchSpace
 from slamlab.search.frontier import Pool
+from slamlab.search.joint import JointSampler
 from slamlab.search.sampler import BlockSampler, Names
 from slamlab.search.strategies import SAMPLERS, SamplerOptions, build_sampler
 
@@ -51,6 +54,8 @@ NAMES = Names(
     depth="n", start="start", rung="fidelity", rungs={rung: i for i, rung in enumerate(RUNGS, 1)}, degradation="delta"
 )
 OPTIONS = SamplerOptions(alpha=ALPHA, price=PRICE, names=NAMES)
+JOINT_REPEATS = 1000
+"""Joint heals draw as repeats of their members' own heals, numbered from here on: none shares its luck with those."""
 TABULATED = Path(__file__).with_name("tabulated.py")
 
 
@@ -72,21 +77,21 @@ class CellSearch:
     """
 
     def __init__(self, view: Any, sampler: BlockSampler, pool: Pool) -> None:
-        self._threshold, self._sampler = view.threshold, sampler
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._threshold, self.sampler = view.threshold, sampler
+        self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self._running: dict[Query, optuna.Trial] = {}
         self.done = False
-        pool.add(sampler.space, self._study)
+        pool.add(sampler.space, self.study)
 
     def ask(self, num_free: int) -> list[Query]:
         """Return the block to look at now, if there is one and none is being looked at."""
         if self._running or num_free < 1:
             return []
-        if not self._sampler.ready(self._study):
+        if not self.sampler.ready(self.study):
             self.done = True
             return []
-        trial = self._study.ask(fixed_distributions=self._sampler.distributions)
-        query = Query(*self._sampler.block_of(trial.params), trial.params[NAMES.rung])
+        trial = self.study.ask(fixed_distributions=self.sampler.distributions)
+        query = Query(*self.sampler.block_of(trial.params), trial.params[NAMES.rung])
         self._running[query] = trial
         return [query]
 
@@ -94,16 +99,16 @@ class CellSearch:
         """Take up what a look gave."""
         trial = self._running.pop(Query(*result.query))
         if not result.ok:
-            self._study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.FAIL)
             return
         trial.set_user_attr(NAMES.degradation, result.delta)
         trial.set_user_attr(NAMES.se, result.se)
         trial.set_constraint("degradation", result.delta - self._threshold)
-        self._study.tell(trial, result.query[1])
+        self.study.tell(trial, result.query[1])
 
     def answer(self) -> tuple[int, int] | None:
         """Return (start, depth) of the deepest block that is held to be harmless."""
-        return _answer(self._sampler.recommend(self._study))
+        return _answer(self.sampler.recommend(self.study))
 
 
 class CellSampler(BaseSampler):
@@ -143,6 +148,47 @@ def make_sampler(view: Any, strategy: str = "frontier", options: SamplerOptions 
     return CellSampler(build_sampler(strategy, space_of(view), options))
 
 
+def search_jointly(
+    world: Any, cells: Sequence[int], searches: Mapping[int, CellSearch], alpha: float
+) -> dict[str, Any]:
+    """Search for the deepest block that cells of one decoder can lose together, after their own searches.
+
+    A joint heal shows each member what a heal of its own would, and fails where one of these does.
+
+    Returns:
+        `n_star`, `n`, `exact`, `within1` and `fa` as a cell's score; `f3`, the joint heals, one counted a member.
+    """
+    pool = Pool()
+    for cell in cells:
+        pool.add(searches[cell].sampler.space, searches[cell].study)
+    sampler = JointSampler(pool, alpha=alpha, names=NAMES)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    healed: Counter[Query] = Counter()
+    while not sampler.should_stop(study):
+        trial = study.ask(fixed_distributions=sampler.distributions)
+        query = Query(*sampler.block_of(trial.params), RUNGS.index("full") + 1)
+        results = [world.evaluate(cell, query, JOINT_REPEATS + healed[query]) for cell in cells]
+        healed[query] += 1
+        if not all(result.ok for result in results):
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        trial.set_user_attr(NAMES.degradation, [result.delta for result in results])
+        trial.set_user_attr(NAMES.se, [result.se for result in results])
+        study.tell(trial, query.depth)
+    view = world.views[cells[0]]
+    start, depth = _answer(sampler.recommend(study)) or (0, 0)
+    n_star = min(int(world.joint_n[view.backbone]), view.n_cap)
+    harmful = depth > 0 and bool(world.joint_delta[view.backbone][start, depth] > view.threshold)
+    return {
+        "n_star": n_star,
+        "n": depth,
+        "exact": depth == n_star and not harmful,
+        "within1": abs(depth - n_star) <= 1,
+        "fa": harmful,
+        "f3": healed.total() * len(cells),
+    }
+
+
 def space_of(view: Any) -> SearchSpace:
     """Return the blocks of a simulator's cell."""
     distance = np.full((view.L + 1, view.L + 1), np.nan)
@@ -163,7 +209,11 @@ def _answer(best: Recommendation) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A campaign to run: all cells of one world."""
+    """A campaign to run: all cells of one world.
+
+    Attributes:
+        joint_alpha: Error that the joint searches accept which follow; None for no joint search.
+    """
 
     simulator: Path
     condition: str
@@ -171,15 +221,37 @@ class Job:
     strategy: str
     workers: int
     options: SamplerOptions
+    joint_alpha: float | None = None
 
     def run(self) -> dict[str, Any]:
-        """Return what came of it, summed over cells."""
+        """Return what came of it, summed over cells; and over decoders, of the search for what their cells share.
+
+        Raises:
+            OptionError: A joint search in a world that does not know its answer.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        simulator = load_simulator(self.simulator)
-        factory = partial(make_strategy, strategy=self.strategy, options=self.options)
-        outcome = simulator.run_campaign(_world(self.simulator, self.condition, self.seed), factory, self.workers)
-        sums = {name: sum(row[name] for row in outcome.rows) for name in ("f3", "exact", "within1", "fa")}
-        return {"num_cells": len(outcome.rows), "makespan": outcome.makespan, **sums}
+        world = _world(self.simulator, self.condition, self.seed)
+        known = all(hasattr(world, needed) for needed in ("backbones", "joint_n", "joint_delta"))
+        if self.joint_alpha is not None and not known:
+            raise OptionError(
+                "a world of joint searches has backbones, joint_n and joint_delta", self.simulator, "leave --joint out"
+            )
+        searches: dict[int, CellSearch] = {}
+
+        def factory(view: Any, shared: dict) -> CellSearch:
+            searches[view.cid] = make_strategy(view, shared, self.strategy, self.options)
+            return searches[view.cid]
+
+        outcome = load_simulator(self.simulator).run_campaign(world, factory, self.workers)
+        found = {"num_cells": len(outcome.rows), "makespan": outcome.makespan, **_sums(outcome.rows)}
+        if self.joint_alpha is not None:
+            rows = [search_jointly(world, cells, searches, self.joint_alpha) for cells in world.backbones]
+            found["joint"] = {"num_decoders": len(rows), **_sums(rows)}
+        return found
+
+
+def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: sum(row[name] for row in rows) for name in ("f3", "exact", "within1", "fa")}
 
 
 @lru_cache
@@ -250,7 +322,21 @@ def summarise(jobs: Sequence[Job], results: Sequence[dict[str, Any]]) -> list[di
                 "makespan": makespans,
             }
         )
+        if first.joint_alpha is not None:
+            rows[-1]["joint"] = _summarise_joint([result["joint"] for result in counted])
     return rows
+
+
+def _summarise_joint(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what joint searches came to, over decoders; heals beyond those of the cells, one counted a member."""
+    names = ("num_decoders", "f3", "exact", "within1", "fa")
+    n, heals, *hits = (sum(result[name] for result in results) for name in names)
+    return {
+        "num_decoders": n,
+        "heals": heals / n,
+        **{name: count / n for name, count in zip(names[2:], hits, strict=True)},
+        **{f"{name}_ci95": _interval(count, n) for name, count in zip(names[2:], hits, strict=True)},
+    }
 
 
 def _interval(count: int, n: int) -> list[float]:
@@ -288,6 +374,29 @@ def show(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def show_joint(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return what the joint searches of rows came to as a table for the terminal."""
+    title = f"Joint: {rows[0]['joint']['num_decoders']} decoders a row"
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("condition", "strategy", "heals", "exact %", "near %", "false %"):
+        table.add_column(heading, justify="left" if heading in ("condition", "strategy") else "right", overflow="fold")
+    for row in rows:
+        found = row["joint"]
+        table.add_row(
+            row["condition"],
+            row["strategy"],
+            f"{found['heals']:.1f}",
+            _percent(found["exact"], found["exact_ci95"], 0),
+            f"{100 * found['within1']:.0f}",
+            _percent(found["fa"], found["fa_ci95"], 1),
+        )
+    table.caption = (
+        "The deepest block that all cells of a decoder can lose together, searched after their own, with their looks. "
+        "Heals: beyond those of the cells, a decoder; a joint heal counts once a member."
+    )
+    return table
+
+
 def _percent(share: float, interval: Sequence[float], digits: int) -> str:
     return f"{100 * share:.{digits}f} ({100 * interval[0]:.0f}-{100 * interval[1]:.0f})"
 
@@ -319,6 +428,9 @@ def main(
     max_heals: Annotated[
         int | None, typer.Option(help="Most heals of a cell, for frontier, random, tpe and gp; default: their own.")
     ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Then search for what all cells of a decoder can lose together.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Campaigns at a time; default: one a core.")] = os.cpu_count() or 1,
     write: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
 ) -> None:
@@ -338,6 +450,7 @@ def main(
                 options=replace(
                     OPTIONS, alpha=alpha if strategy == "frontier" else usual_alpha, price=price, max_heals=max_heals
                 ),
+                joint_alpha=alpha if joint else None,
             )
             for condition in _chosen(conditions or ",".join(known), known)
             for strategy in _chosen(",".join(SAMPLERS) if everything else strategies, list(SAMPLERS))
@@ -346,6 +459,8 @@ def main(
         ]
         rows = summarise(asked, measure(asked, jobs, console))
     console.print(show(rows))
+    if joint:
+        console.print(show_joint(rows))
     if write:
         write.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -105,6 +105,7 @@ class World:
     def __init__(self, condition: str = "standard", seed: int = 0) -> None:
         self.condition, self.seed = CONDITIONS[condition], seed
         self.views: list[View] = []
+        self.backbones: list[list[int]] = []  # their cells
         self._truths: list[np.ndarray] = []
         rng = np.random.default_rng(seed)
         for backbone, (scale, L) in enumerate(DECODERS.items()):
@@ -112,9 +113,11 @@ class World:
             worth = np.exp(rng.normal(0, 0.25, L)) * (1 + 4 * np.exp(-layer) + 2 * np.exp(layer - L + 1))
             angle = _sums(worth * np.exp(self.condition.mislead * rng.standard_normal(L)))
             cost = _sums(worth) * np.exp(self.condition.uneven * rng.standard_normal((L, L + 1)))
+            self.backbones.append([])
             bearable = rng.uniform(0.25, 0.45) * L * np.median(worth)
             for task, language in itertools.product(TASKS, LANGUAGES):
                 bears = bearable * np.exp(self.condition.unlike * rng.standard_normal())
+                self.backbones[-1].append(len(self.views))
                 self._truths.append(TOLERANCE * (cost / bears) ** POWER)
                 self.views.append(
                     View(
@@ -126,6 +129,17 @@ class World:
                         n_cap=int(0.7 * L),
                     )
                 )
+
+    @property
+    def joint_delta(self) -> list[np.ndarray]:
+        """True degradations [L, L+1] of each decoder's worst cell."""
+        return [np.max([self._truths[cid] for cid in cells], axis=0) for cells in self.backbones]
+
+    @property
+    def joint_n(self) -> list[int]:
+        """Depth of the deepest block that all cells of each decoder can lose together."""
+        harmless = [(worst <= TOLERANCE).any(axis=0) for worst in self.joint_delta]
+        return [int(np.flatnonzero(depths).max(initial=0)) for depths in harmless]
 
     def evaluate(self, cid: int, query: Query, repeat: int = 0) -> Result:
         """Heal a block for the `repeat`-th time."""

@@ -89,6 +89,17 @@ def test_a_view_becomes_a_space_with_the_same_distances(search, tabulated):
     assert all(space.distance_of(start, depth) == view.f0[start, depth] for start, depth in space.blocks)
 
 
+def test_what_a_decoder_s_cells_bear_together_is_what_its_worst_does(tabulated):
+    world = tabulated.World()
+    for cells, worst, depth in zip(world.backbones, world.joint_delta, world.joint_n, strict=True):
+        assert {world.views[cid].backbone for cid in cells} == {world.views[cells[0]].backbone}
+        assert 0 < depth <= min(world.score(cid, None)["n_star"] for cid in cells)
+        start = int(np.nanargmin(worst[:, depth]))
+        assert not any(world.score(cid, (start, depth))["fa"] for cid in cells)
+        for deeper in range(world.views[cells[0]].L - depth):
+            assert any(world.score(cid, (deeper, depth + 1))["fa"] for cid in cells)
+
+
 # Strategies at work
 
 
@@ -168,6 +179,17 @@ def test_the_script_prints_a_table_and_writes_the_numbers(tmp_path):
     assert paper["makespan"]["1"] == 12 * 9.5
 
 
+def test_joint_searches_follow_where_they_are_asked_for(tmp_path):
+    options = ["--conditions", "certain", "--strategies", "frontier", "--workers", "8", "--seeds", "0,1", "--joint"]
+    done = _run(*options, "--json", str(tmp_path / "numbers.json"))
+    assert done.returncode == 0, done.stderr
+    assert "Joint: 4 decoders" in done.stdout
+    (row,) = json.loads((tmp_path / "numbers.json").read_text())
+    joint = row["joint"]
+    assert (joint["num_decoders"], joint["exact"], joint["fa"]) == (4, 1, 0)
+    assert 6 <= joint["heals"] <= 3 * 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "received"),
     [
@@ -200,3 +222,19 @@ def test_another_simulator_drives_the_same_face(search, strategy):
     assert all(row["f3"] for row in outcome.rows)
     row = bench.run_optuna_cell(world, cells[0], search.make_sampler, space="fid")
     assert row["f3"] > 0
+
+
+@pytest.mark.skipif(not BENCH.is_file(), reason="no other simulator at hand")
+def test_another_simulator_is_searched_jointly(search):
+    bench = search.load_simulator(BENCH)
+    world = bench.World("standard", 0)
+    cells, searches = world.backbones[3][:8], {}
+
+    def factory(view, shared):
+        searches[view.cid] = search.make_strategy(view, shared)
+        return searches[view.cid]
+
+    bench.run_campaign(world, factory, 8, cells=cells)
+    row = search.search_jointly(world, cells, searches, 0.15)
+    assert row["f3"] in range(8, 8 * 4, 8)
+    assert row["n"] >= row["n_star"] - 1  # of some cells: as deep as all can bear, or deeper
