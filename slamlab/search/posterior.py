@@ -45,7 +45,7 @@ FIELD_SD, PAIR_SD, LENGTH = 0.03, 0.025, 0.12  # of where a block begins and end
 DEPTH_SD, BLOCK_SD = 0.004, 0.006  # of a depth, and of a block, in all cells alike
 FACTOR_SD = 0.025
 CELL_SD, CELL_SLOPE_SD, CELL_TRUST_SD, CELL_PAIR_SD = 0.02, 0.1, 0.15, 0.01
-OWN_SD = 0.004  # of a block in one cell
+OWN_SD = 0.012  # of a block in one cell
 RUNG_SD, RUNG_SLOPE_SD, RUNG_TRUST_SD, RUNG_PAIR_SD, RUNG_CELL_SD = 0.125, 0.5, 0.5, 0.06, 0.04
 
 SEED_SD = 0.01  # of a degradation at the tolerance; beside it a seed is taken to matter as much as the test set
@@ -402,7 +402,9 @@ class Posterior:
         variance = 1 / np.square(inverse).sum(axis=0)
         surprise = self._weights * variance  # what a look says, less what the others expect of it
         z = surprise / np.sqrt(variance)
-        odd = z >= max(OUTLIER_Z, 0.7 * z.max())
+        odd = z >= OUTLIER_Z
+        confirmed = ((self._kinship == 1) & odd).sum(axis=1) > 1  # by another heal of the block: no accident
+        odd &= ~confirmed & (z >= 0.7 * z.max())
         self._extra = self._extra + np.where(odd, surprise**2, 0.0)
         if odd.any():
             self._solve()
@@ -428,7 +430,12 @@ def _variances(se, degradation, tolerance):
         tolerance: The tolerance.
     """
     held = np.maximum(degradation, -C / 2)
-    unit = ((1 + held) / (1 + tolerance) / (held + C)) ** 2
+    # By the secant to the tolerance, not the tangent: a look stays as many standard errors from the tolerance in its
+    # response as in its degradation, which is what a verdict asks.
+    beyond = held - tolerance
+    at = np.abs(beyond) < 1e-6
+    slope = np.where(at, 1 / (tolerance + C), response(held, tolerance) / np.where(at, 1.0, beyond))
+    unit = ((1 + held) / (1 + tolerance) * slope) ** 2
     return se**2 * unit, (SEED_SD**2 + se**2) * unit
 
 

@@ -231,10 +231,8 @@ class Campaign:
         for joint in self.joints:
             members = self.members(joint)
             if _decoder(joint) == decoder and all(member in spaces for member in members):
-                theirs = Pool()
-                for member in members:
-                    theirs.add(spaces[member], self.ledgers[member].study)
-                self.samplers[joint] = JointSampler(theirs, alpha=settings.alpha, price=settings.price)
+                names = [self.ledgers[member].study.study_name for member in members]
+                self.samplers[joint] = JointSampler(pool, alpha=settings.alpha, members=names)
 
     def _space(self, cell: Cell) -> SearchSpace:
         base = self.ledgers[cell].singles["base"].record
@@ -290,8 +288,8 @@ def _attempt(request: Request, known: Attempts) -> Request:
 
 
 def _worst(degradation: float | Sequence[float | None] | None) -> float:
-    values = degradation if isinstance(degradation, list) else [degradation]
-    return max(math.inf if value is None else value for value in values)  # type: ignore[type-var]
+    values = degradation if isinstance(degradation, Sequence) else [degradation]
+    return max(math.inf if value is None else value for value in values)
 
 
 def _finite(number: float) -> float | None:

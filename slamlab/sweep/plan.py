@@ -127,7 +127,9 @@ def _joint_plan(settings: Settings, timings: dict[tuple[str, str], list[float]],
     spec = find_decoder(joint.family, joint.scale)
     members = [cell for cell in settings.cells if base_name(cell) == base_name(joint)]
     seconds = _known_seconds(timings, members[0]) or _pocket_seconds(settings, members[0])
-    device_s = seconds and len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
+    device_s = None
+    if seconds is not None:
+        device_s = len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
     return CellPlan(
         cell=joint,
         origin="that of its members",

@@ -309,10 +309,10 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
     if doubtful:
         answer["verdict"] = "undecided"
         answer["reason"] = f"{best.verdict} on the selection split; on the test split not for {', '.join(doubtful)}"
-    for member in members:
-        base = campaign.ledgers[member].singles["base"].record
+    for one in members:
+        base = campaign.ledgers[one].singles["base"].record
         if base is not None and _is_worthless(base["scores"]["test"]):
-            answer["verdict"], answer["reason"] = "undecided", f"for {member.name}, {_worthless(base)}"
+            answer["verdict"], answer["reason"] = "undecided", f"for {one.name}, {_worthless(base)}"
     return answer
 
 

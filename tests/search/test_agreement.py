@@ -40,7 +40,7 @@ def test_only_blocks_that_both_rungs_have_seen_count():
 
 
 def test_repeats_are_averaged_and_the_unbounded_ranks_last():
-    looks = _looks([1, 2, 3], [0.1, 0.4, 0.2]) + [Look(start=1, depth=2, degradation=0.0), Look(start=2, depth=2)]
+    looks = [*_looks([1, 2, 3], [0.1, 0.4, 0.2]), Look(start=1, depth=2, degradation=0.0), Look(start=2, depth=2)]
     found = rank_agreement([looks], "short")
     assert found.tau == 1.0  # means of 0.1, 0.2 and infinity
 

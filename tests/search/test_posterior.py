@@ -125,7 +125,10 @@ class Brute:
         true = max(degradation, -C / 2)
         se = row[1].se * (1 + true) / (1 + self.held(row[1]))
         seed_sd = process.SEED_SD * (1 + true) / (1 + self.tolerance(row))
-        return (se / (true + C)) ** 2, (seed_sd**2 + se**2) / (true + C) ** 2
+        tolerance = self.tolerance(row)
+        # From a degradation to its response by the straight line through both at the tolerance.
+        slope = math.log((true + C) / (tolerance + C)) / (true - tolerance)
+        return (se * slope) ** 2, (seed_sd**2 + se**2) * slope**2
 
     @staticmethod
     def shared(a, test, b, test2):
@@ -353,7 +356,7 @@ def test_repeats_average_the_seed_and_not_the_test_set():
     prior.scale = posterior.scale
     before = prior.predict(0, [block])[1][0]
     true = degradation_of(expected, TOLERANCE)
-    test = (se * (1 + true) / (1 + TOLERANCE) / (true + C)) ** 2
+    test = (se * (1 + true) / (1 + TOLERANCE) * response(true, TOLERANCE) / (true - TOLERANCE)) ** 2
     assert left[400] == pytest.approx(before * test / (before + test), rel=0.02)
 
 
@@ -478,3 +481,21 @@ def test_without_looks_there_is_the_prior():
 def test_a_cell_in_which_all_harms_is_soon_known_to_be_one():
     looks = [[Look(start=start, depth=1, degradation=None) for start in range(6)]]
     assert (Posterior([_space()], looks).p_within(0, BLOCKS) < 0.2).all()
+
+
+def test_harm_that_another_heal_confirms_is_no_accident():
+    """One heal far worse than all its neighbours promise is doubted, two of the same block are believed."""
+    space, block = SPACES[0], (2, 3)
+    around = [Look(start=2, depth=depth, degradation=0.0, se=0.02) for depth in (1, 2, 4, 5)]
+    bad = Look(start=2, depth=3, degradation=4.0, se=0.02)
+    p = [Posterior([space], [[*around, *[bad] * num]]).p_within(0, [block])[0] for num in (0, 1, 2)]
+    assert p[0] > 0.95
+    assert p[1] > 0.5
+    assert p[2] < 0.1
+
+
+def test_a_look_is_as_many_errors_from_the_tolerance_in_its_response_as_in_its_degradation():
+    for true in (-0.02, 0.0, 0.1, 0.2499, 0.25, 0.2501, 0.6, 3.0):
+        test, _ = process._variances(0.03, np.array(true), 0.25)
+        se = 0.03 * (1 + true) / 1.25
+        assert response(true, 0.25) / math.sqrt(test) == pytest.approx((true - 0.25) / se, abs=1e-6)
