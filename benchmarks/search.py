@@ -48,7 +48,7 @@ from slamlab.search.joint import JointSampler
 from slamlab.search.sampler import BlockSampler, Names
 from slamlab.search.strategies import SAMPLERS, SamplerOptions, build_sampler
 
-ALPHA, PRICE = 0.13, 0.2
+ALPHA, PRICE = 0.14, 0.22
 POINT = 0.5
 NAMES = Names(
     depth="n", start="start", rung="fidelity", rungs={rung: i for i, rung in enumerate(RUNGS, 1)}, degradation="delta"

@@ -25,7 +25,7 @@ from slamlab.search.evidence import MAX_FAILURES, RUNGS, Look, Proposal, Recomme
 from slamlab.search.posterior import Posterior
 from slamlab.search.sampler import BlockSampler, Names
 
-ALPHA, PRICE, MAX_HEALS = 0.05, 0.2, 5
+ALPHA, PRICE, MAX_HEALS = 0.05, 0.2, 6
 NEVER, SURELY = 1e-3, 0.999
 """Depths that certify less or more probably are not worth telling from others."""
 BLOCKED = 0.05

@@ -39,7 +39,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         alpha: Annotated[float, typer.Option(help="A block is feasible when it is so with probability 1 - alpha.")] = 0.05,
         sampler: Annotated[str, typer.Option(help="Who chooses the blocks: frontier (about 2 heals a cell), grid, paper (every depth), bisect, tpe, gp, random.")] = "frontier",
         price: Annotated[float, typer.Option(help="frontier: layers that one more heal must promise. Less: more heals, fewer layers missed.")] = 0.2,
-        max_heals: Annotated[int | None, typer.Option(help="Heals a cell at most; default: 5 for frontier, 16 for random, tpe, gp.")] = None,
+        max_heals: Annotated[int | None, typer.Option(help="Heals a cell at most; default: 6 for frontier, 16 for random, tpe, gp.")] = None,
         rungs: Annotated[list[str], typer.Option(help="Looks that may be taken: full, and cheaper ones (unhealed, short) that frontier uses while they pay.")] = ["full"],
         data: Annotated[str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")] = None,
         base: Annotated[str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")] = "auto",
