@@ -236,7 +236,7 @@ def joint_facts(joint: Mapping[str, Any], cells: Cells) -> list[tuple[str, str]]
     if joint.get("p_feasible") is not None:
         facts.append((f"{P_ALL} that every cell is within the tolerance", probability(joint["p_feasible"])))
     if (joint.get("binding") or {}).get("p_within") is not None:
-        facts.append(("The same for the binding cell", probability(joint["binding"]["p_within"])))
+        facts.append(("P(within) of the binding cell, a layer deeper", probability(joint["binding"]["p_within"])))
     if joint.get("num_parameters"):
         known = [cells[key] for key in map(cell_key, joint["members"]) if key in cells]
         base = next((cell["num_parameters"]["base"] for cell in known if cell.get("num_parameters")), None)

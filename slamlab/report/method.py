@@ -119,7 +119,8 @@ def how_judged(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], nu
             f"the cells' own looks and all joint heals, is at least {sure}, every cell has shown a degradation within "
             "it in a joint heal of that block, and each one's verdict on the test split is feasible. Which block to "
             "heal jointly next is chosen as by the sampler “frontier”, starting from the cells' own looks. "
-            "The binding cell is the one least likely to be within the tolerance there."
+            "The binding cell is the one least likely to be within the tolerance if a layer more went "
+            "(without an answer: at the best block that was healed)."
         )
     return told
 

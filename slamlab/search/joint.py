@@ -219,19 +219,21 @@ class JointSampler(BlockSampler):
     def binding(self, study: Study) -> tuple[int, float]:
         """Return the member that limits the decoder, and the probability that it is within the tolerance.
 
-        It is the one least probably within at the recommended block; without one, at the jointly healed block where
-        all are most probably within; before any joint heal, at the predicted block, or else the shallowest.
+        It is the one least probably within at the block that would be next: the best of those a layer deeper than the
+        recommended one. Where none is recommended, at the jointly healed block where all are most probably within;
+        before any joint heal, at the predicted block, or else the shallowest.
         """
         known, heals = self._known(study)
         best = self._recommend(known, heals)
-        block = best.start, best.depth
-        if best.verdict == "none":
+        deeper = [block for block in self._candidates() if block[1] == best.depth + 1]
+        if best.verdict != "none":
+            tried = deeper or [(best.start, best.depth)]
+        else:
             tried = sorted({_block(heal) for heal in heals if heal[0].state == "complete"})
             if not tried:
                 predicted = self._predict(known)
                 tried = [(predicted.start, predicted.depth) if predicted.depth else self._candidates()[0]]
-            block = max(tried, key=lambda tried: (known.p_all_within(tried), tried[1]))
-        p = known.p_within(block)
+        p = known.p_within(max(tried, key=lambda tried: (known.p_all_within(tried), tried[1])))
         return int(np.argmin(p)), float(p.min())
 
     def has_shown(self, study: Study, start: int, depth: int) -> bool:

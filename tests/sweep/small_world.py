@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -67,6 +68,8 @@ class World:
         edges: Deepest block that does no harm, by cell.
         num_layers: Layers of every decoder.
         harm: Errors beyond the edge, as a multiple of the base's (of the usual base's, where it makes none).
+        steepness: Where given, harm comes by degrees instead: the degradation of a WER is 25 % half a layer beyond the
+            edge, and grows by this power of e with every layer.
         test_edges: The same as `edges` for the splits that are reported, where it differs.
         base_rate: Share of words that a base gets wrong.
         failures: How often a trial fails before it succeeds, by (kind, cell, depth).
@@ -79,13 +82,14 @@ class World:
         *,
         num_layers: int = 12,
         harm: float = 2.5,
+        steepness: float | None = None,
         test_edges: Mapping[Cell, int] | None = None,
         base_rate: float = BASE_RATE,
         failures: Mapping[tuple[str, Cell, int], int] | None = None,
     ) -> None:
         self.settings, self.store = settings, Store(settings.store)
         self.edges, self.num_layers, self.harm, self.base_rate = edges, num_layers, harm, base_rate
-        self.test_edges = test_edges or edges
+        self.test_edges, self.steepness = test_edges or edges, steepness
         self.failures = dict(failures or {})
         self.computed: list[Request] = []
         self.trained: list[Request] = []
@@ -161,7 +165,10 @@ class World:
     def _score(self, request: Request, scored: Cell, split: str) -> dict[str, Any]:
         edges = self.edges if split == "selection" else self.test_edges
         rate = self.base_rate * (1 + 0.005 * request.depth)
-        if request.depth > edges[scored]:
+        if self.steepness is not None:
+            degradation = 0.25 * math.exp(self.steepness * (request.depth - edges[scored] - 0.5))
+            rate = self.base_rate * (1 + degradation * (3 if scored.task == "st" else 1))  # BLEU moves less than WER
+        elif request.depth > edges[scored]:
             rate = self.harm * (self.base_rate or BASE_RATE)
         rate = min(1.0, rate * RUNG_HARM[request.rung])
         num_scored = RUNGS[request.rung].num_scored(NUM_UTTERANCES)
