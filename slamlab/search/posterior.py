@@ -47,12 +47,13 @@ FACTOR_SD = 0.025
 CELL_SD, CELL_SLOPE_SD, CELL_TRUST_SD, CELL_PAIR_SD = 0.02, 0.1, 0.15, 0.01
 OWN_SD = 0.012  # of a block in one cell
 RUNG_SD, RUNG_SLOPE_SD, RUNG_TRUST_SD, RUNG_PAIR_SD, RUNG_CELL_SD = 0.125, 0.5, 0.5, 0.06, 0.04
+RUNG_OWN_SD = 0.04  # of a block in one cell: what a cheap rung shows beside the truth and its neighbours
 
 SEED_SD = 0.01  # of a degradation at the tolerance; beside it a seed is taken to matter as much as the test set
 TYPICAL_SE = 0.03  # of a degradation at the tolerance, where no look has told yet
 TEST_SHARED = 0.5  # of the test set's variance: what the looks at all blocks of a cell have in common
 
-GROUPS = ("field", "factor", "cell", "own", "rung", "seed")
+GROUPS = ("field", "factor", "cell", "own", "rung", "rung_own", "seed")
 STEPS = (0.35, 0.6, 1.0, 1.7, 2.8)
 LOG_SD = 0.7  # of a multiplier, a priori
 OUTLIER_Z = 3.5
@@ -145,6 +146,7 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
             + RUNG_PAIR_SD**2 * pair
             + RUNG_CELL_SD**2 * cell
         )
+        found["rung_own"] = RUNG_OWN_SD**2 * (cheap & cell & block)
     return {group: SLOPE**2 * covariance for group, covariance in found.items()}
 
 
@@ -369,7 +371,7 @@ class Posterior:
         picked = np.sort(np.argsort(far, kind="stable")[:MAX_FITTED])
         steps = np.array(STEPS)
         cut, residual = np.ix_(picked, picked), self._residual[picked]
-        names = [name for name in GROUPS if name != "rung" or (self._points.rung < len(RUNGS) - 1).any()]
+        names = [name for name in GROUPS[:-1] if name in self._groups] + ["seed"]
         terms = np.stack([self._groups[name][cut] for name in names[:-1]] + [np.diag(self._seed[picked])])
         fixed = self._groups["fixed"][cut] + self._test[cut] + np.diag(self._extra[picked] + NUGGET)
 

@@ -118,6 +118,7 @@ class Brute:
             bias = process.RUNG_SD**2 + process.RUNG_SLOPE_SD**2 * line + process.RUNG_TRUST_SD**2 * trust
             bias += process.RUNG_PAIR_SD**2 * begin * end + process.RUNG_CELL_SD**2 * (cell == other)
             total += scale["rung"] ** 2 * bias
+            total += scale["rung_own"] ** 2 * process.RUNG_OWN_SD**2 * (cell == other and same_block)
         return process.SLOPE**2 * total
 
     def errors(self, row, degradation):
