@@ -166,7 +166,11 @@ class FrontierSampler(BlockSampler):
         for block in deeper:  # of equals the first
             if chances[block] > chances[best.setdefault(block[1], block)]:
                 best[block[1]] = block
-        move = next_move(floor, np.array(list(best)), np.array([chances[block] for block in best.values()]), self.price)
+        depths, likely = np.array(list(best)), np.array([chances[block] for block in best.values()])
+        move = next_move(floor, depths, likely, self.price)
+        if move is None and likely.any() and not any(look.rung == "full" and look.state != "failed" for look in own):
+            # What was never healed is not known to do harm, whatever other cells and decoders show.
+            move = Move(depth=int(depths[np.argmax(depths * likely)]), stake=0.0)
         if move is None or (running and move.depth <= max(look.depth for look in running)):
             return None
         start, depth = best[move.depth]
