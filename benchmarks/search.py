@@ -10,6 +10,7 @@ Examples:
     python benchmarks/search.py --simulator PATH --conditions standard --seeds 0,1,2,3 --json results.json
     python benchmarks/search.py --strategies bisect,tpe,gp --max-heals 32
     python benchmarks/search.py --strategies frontier --workers 8 --joint
+    python benchmarks/search.py --strategies frontier --suggestions
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,7 +36,7 @@ import typer
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -56,6 +58,8 @@ NAMES = Names(
 OPTIONS = SamplerOptions(alpha=ALPHA, price=PRICE, names=NAMES)
 JOINT_REPEATS = 1000
 """Joint heals draw as repeats of their members' own heals, numbered from here on: none shares its luck with those."""
+NUM_TRIALS, NUM_TIMED, NUM_LAYERS = (10, 100, 1000, 5000), 20, 32
+"""Of the studies whose suggestions are timed: how many trials they hold, how many suggestions, of what decoder."""
 TABULATED = Path(__file__).with_name("tabulated.py")
 
 
@@ -397,6 +401,69 @@ def show_joint(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def time_suggestions(strategy: str, num_layers: int = NUM_LAYERS) -> dict[int, float]:
+    """Return the mean time in ms that a suggestion takes, by how many trials the study holds.
+
+    Each is asked of a study in memory that holds one more trial than when it was asked last. Trials are at blocks and
+    rungs by chance, or where the strategy wants one, of a cell that bears about a third of its layers.
+    """
+    rng = np.random.default_rng(0)
+    ends = np.append(0, rng.uniform(0.01, 0.03, num_layers).cumsum())
+    space = SearchSpace(
+        num_layers=num_layers,
+        distance=np.abs(np.subtract.outer(ends, ends)),
+        tolerance=0.25,
+        max_depth=int(0.7 * num_layers),
+    )
+    sampler = build_sampler(strategy, space, replace(OPTIONS, rungs=RUNGS, max_heals=2 * max(NUM_TRIALS)))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+
+    def shown(depth: int) -> dict[str, float]:
+        harm = 0.3 * np.exp(0.4 * (depth - num_layers / 3)) - 0.05
+        return {NAMES.degradation: float(harm + 0.03 * (1 + harm) * rng.standard_normal()), NAMES.se: 0.02 * (1 + harm)}
+
+    def add() -> None:
+        start, depth = space.blocks[rng.integers(len(space.blocks))]
+        params = {NAMES.depth: depth, NAMES.start: start, NAMES.rung: int(rng.integers(len(RUNGS))) + 1}
+        study.add_trial(
+            create_trial(
+                params=params, distributions=sampler.distributions, value=float(depth), user_attrs=shown(depth)
+            )
+        )
+
+    times = {}
+    for num_trials in NUM_TRIALS:
+        for _ in range(num_trials - len(study.get_trials(deepcopy=False))):
+            add()
+        sampler.ready(study)  # reads what is there
+        took = 0.0
+        for _ in range(NUM_TIMED):
+            add()
+            begun = time.perf_counter()
+            trial = study.ask(fixed_distributions=sampler.distributions) if sampler.ready(study) else None
+            took += time.perf_counter() - begun
+            if trial is not None:
+                for name, value in shown(trial.params[NAMES.depth]).items():
+                    trial.set_user_attr(name, value)
+                study.tell(trial, trial.params[NAMES.depth])
+        times[num_trials] = 1e3 * took / NUM_TIMED
+    return times
+
+
+def show_times(times: Mapping[str, Mapping[int, float]]) -> Table:
+    """Return the times of suggestions by strategy as a table for the terminal."""
+    table = Table(
+        title="Time of a suggestion, ms (times that at the fewest trials)", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("strategy")
+    for num_trials in NUM_TRIALS:
+        table.add_column(f"{num_trials:,} trials", justify="right")
+    for strategy, by_count in times.items():
+        first = by_count[NUM_TRIALS[0]]
+        table.add_row(strategy, *(f"{took:.1f} ({took / first:.1f}x)" for took in by_count.values()))
+    return table
+
+
 def _percent(share: float, interval: Sequence[float], digits: int) -> str:
     return f"{100 * share:.{digits}f} ({100 * interval[0]:.0f}-{100 * interval[1]:.0f})"
 
@@ -431,6 +498,9 @@ def main(
     joint: Annotated[
         bool, typer.Option("--joint", help="Then search for what all cells of a decoder can lose together.")
     ] = False,
+    suggestions: Annotated[
+        bool, typer.Option("--suggestions", help="Instead, time suggestions in studies of up to 5,000 trials.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Campaigns at a time; default: one a core.")] = os.cpu_count() or 1,
     write: Annotated[Path | None, typer.Option("--json", help="File to write the numbers to.")] = None,
 ) -> None:
@@ -439,6 +509,11 @@ def main(
     for library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # for the processes: one core each
         os.environ.setdefault(library, "1")
     with exit_on_user_error():
+        chosen = _chosen(",".join(SAMPLERS) if everything else strategies, list(SAMPLERS))
+        if suggestions:
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            console.print(show_times({strategy: time_suggestions(strategy) for strategy in chosen}))
+            return
         known = list(load_simulator(simulator).CONDITIONS)
         asked = [
             Job(
@@ -453,7 +528,7 @@ def main(
                 joint_alpha=alpha if joint else None,
             )
             for condition in _chosen(conditions or ",".join(known), known)
-            for strategy in _chosen(",".join(SAMPLERS) if everything else strategies, list(SAMPLERS))
+            for strategy in chosen
             for num_workers in _numbers(workers, 1)
             for seed in _numbers(seeds, 0)
         ]

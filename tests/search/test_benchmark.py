@@ -190,6 +190,19 @@ def test_joint_searches_follow_where_they_are_asked_for(tmp_path):
     assert 6 <= joint["heals"] <= 3 * 6
 
 
+def test_suggestions_are_timed_in_studies_that_grow(search, monkeypatch):
+    from typer.testing import CliRunner
+
+    monkeypatch.setattr(search, "NUM_TRIALS", (5, 40))
+    monkeypatch.setattr(search, "NUM_TIMED", 3)
+    times = search.time_suggestions("frontier")
+    assert list(times) == [5, 40]
+    assert 0 < times[5] < times[40] < 1000
+    done = CliRunner().invoke(search.app, ["--strategies", "bisect", "--suggestions"])
+    assert done.exit_code == 0
+    assert "40 trials" in done.stdout and "bisect" in done.stdout and "1.0x" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "received"),
     [
