@@ -50,7 +50,7 @@ from slamlab.search.joint import JointSampler
 from slamlab.search.sampler import BlockSampler, Names
 from slamlab.search.strategies import SAMPLERS, SamplerOptions, build_sampler
 
-ALPHA, PRICE = 0.14, 0.22
+ALPHA, PRICE = 0.12, 0.19
 POINT = 0.5
 NAMES = Names(
     depth="n", start="start", rung="fidelity", rungs={rung: i for i, rung in enumerate(RUNGS, 1)}, degradation="delta"
