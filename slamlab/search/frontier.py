@@ -28,8 +28,6 @@ from slamlab.search.sampler import BlockSampler, Names
 ALPHA, PRICE, MAX_HEALS = 0.05, 0.2, 6
 NEVER, SURELY = 1e-3, 0.999
 """Depths that certify less or more probably are not worth telling from others."""
-BLOCKED = 0.05
-"""A depth is passed over where a deeper one is more probable by this much: it harms for reasons of its own."""
 RUNG_COST: dict[Rung, float] = {"unhealed": 0.02, "short": 0.12, "full": 1.0}
 """What a look costs, in full heals."""
 RACE = 4
@@ -298,15 +296,15 @@ def next_move(floor: int, depths: np.ndarray, chances: np.ndarray, price: float)
         chances: Probability that one heal certifies each [D].
         price: Layers that a heal costs.
     """
+    # A depth that is less probable than a deeper one, as it harms for reasons of its own, is thereby passed over.
     survival = np.maximum.accumulate(chances[::-1])[::-1]
     last = int(np.flatnonzero(survival > NEVER).max(initial=-1))
     first = int(np.flatnonzero(survival >= SURELY).max(initial=0))
     window = slice(first, last + 1)
-    depths, chances, survival = depths[window], chances[window], survival[window]
+    depths, survival = depths[window], survival[window]
     num = len(depths)
     if num == 0:
         return None
-    open_ = chances >= survival - BLOCKED
     edge = np.array([floor, *depths], dtype=float)
     mass = np.array([1.0, *survival, 0.0])
     value = np.zeros((num + 2, num + 2))  # of knowing that the edge lies in [edge[a], edge[b])
@@ -316,7 +314,6 @@ def next_move(floor: int, depths: np.ndarray, chances: np.ndarray, price: float)
             b = a + width
             value[a, b] = edge[a]
             between = np.arange(a + 1, b)
-            between = between[open_[between - 1]]
             if not len(between) or mass[a] - mass[b] < 1e-12:
                 continue
             p = (mass[between] - mass[b]) / (mass[a] - mass[b])

@@ -209,12 +209,16 @@ def test_what_is_all_but_sure_is_healed_at_its_deepest():
 
 
 def test_a_depth_that_harms_for_reasons_of_its_own_is_passed_over():
-    depths = np.arange(1, 7)
-    for blocked in range(5):
-        chances = np.array([0.95, 0.9, 0.8, 0.7, 0.6, 0.5])
-        chances[blocked] = 0.05
-        for price in (0.05, 0.2, 0.4):
-            assert next_move(0, depths, chances, price).depth != depths[blocked]
+    """A deeper block that is harmless is worth the more: what a shallower one would show does not matter."""
+    rng = np.random.default_rng(2)
+    depths = np.arange(1, 8)
+    for price in (0.05, 0.2, 0.4):
+        for _ in range(20):
+            chances = rng.uniform(0.01, 0.99, 7)
+            or_deeper = np.array([chances[i:].max() for i in range(7)])
+            move = next_move(0, depths, chances, price)
+            assert move == next_move(0, depths, or_deeper, price)
+            assert chances[move.depth - 1] == or_deeper[move.depth - 1]
 
 
 def test_a_chance_to_certify_is_that_of_many_draws():
@@ -488,6 +492,16 @@ def test_starts_are_raced_where_the_cheap_rung_knows_better_than_the_map(raced):
             named = int(_space(sweep.world.views[cell]).starts(depth)[0])
             won += rung == "full" and start != named and (cell, "unhealed", named, depth) in taken[:i]
     assert won >= 3
+    later = 0  # looks that do not serve calibration
+    for _, taken in raced[_informative]:
+        seen, num_pairs = set(), 0
+        for cell, rung, start, depth in taken:
+            if rung == "unhealed":
+                seen.add((cell, start, depth))
+                later += num_pairs >= NUM_CALIBRATION
+            else:
+                num_pairs += (cell, start, depth) in seen
+    assert later >= 3
     assert _num_heals(raced[_informative]) < _num_heals(raced[None])
 
 
@@ -498,6 +512,25 @@ def test_a_rung_that_has_nothing_to_do_with_the_truth_is_soon_left_alone(raced):
     assert first > 0.8
     assert last < 0.25
     assert _num_heals(raced[_misleading]) < 1.3 * _num_heals(raced[None])
+
+
+def test_a_block_is_not_certified_by_others_alone():
+    """A heal that showed a little too much harm may have been bad luck, and probably was; but it showed no other."""
+    sweep = Sweep(tabulated.World(), DEEP)
+    told = {cell: [(4, 5, 0.0, 0.005), (4, 6, 0.01, 0.005), (3, 6, 0.01, 0.005)] for cell in DEEP[1:]}
+    told[DEEP[0]] = [(4, 4, 0.0, 0.01), (4, 5, 0.26, 0.3)]
+    for cell, heals in told.items():
+        study = sweep.studies[cell]
+        for start, depth, degradation, se in heals:
+            study.enqueue_trial({"start": start, "depth": depth, "rung": "full"})
+            trial = sweep.ask(cell)
+            trial.set_user_attr("relative_degradation", degradation)
+            trial.set_user_attr("se", se)
+            study.tell(trial, depth)
+    study = sweep.studies[DEEP[0]]
+    assert study.sampler.p_feasible(study, [(4, 5)])[0] > 0.95
+    assert study.sampler.recommend(study).depth == 4
+    assert study.sampler.suggest(study).depth > 4
 
 
 def test_cheap_looks_alone_certify_nothing():
