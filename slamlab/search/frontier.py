@@ -6,8 +6,9 @@ Certify: a block is feasible only when it was healed in full and P(degradation <
 Choose: for every depth, the posterior tells how probable it is that one more heal certifies its best block. Read as the
 survival function of the deepest certifiable depth, these probabilities turn the search into a known problem, finding an
 edge by comparisons that cost a price each; it is solved by dynamic programming, like an optimal search tree (Knuth
-1971) whose leaves need not be reached. Its first move is the next heal, or to stop. Race: where cheaper rungs are
-allowed, the best starts of that depth are compared by them first if what that should gain exceeds what it costs.
+1971) whose leaves need not be reached. Its first move is the next heal, or to stop, though not before a first heal.
+Race: where cheaper rungs are allowed, the best starts of that depth are compared by them first if what that should gain
+exceeds what it costs.
 """
 
 from __future__ import annotations
