@@ -101,6 +101,7 @@ MISTAKES = [
     (["--price", "nan"], "got nan"),
     (["--max-heals", "0"], "got 0"),
     (["--rungs", "full,half"], "got half"),
+    (["--sampler", "paper", "--rungs", "short"], "--sampler paper with --rungs full,short"),
     (["--num-test", "1"], "got 1"),
     (["--heal-lr", "-0.1"], "got -0.1"),
     (["--heal-batch", "0"], "got 0"),

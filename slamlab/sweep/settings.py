@@ -94,6 +94,12 @@ class Settings:
         for rung in self.rungs:
             if rung not in RUNGS:
                 raise OptionError(f"a rung is one of {', '.join(RUNGS)}", rung, "choose among them")
+        if self.sampler != "frontier" and set(self.rungs) != {"full"}:
+            raise OptionError(
+                "only the sampler frontier takes cheap looks",
+                f"--sampler {self.sampler} with --rungs {','.join(self.rungs)}",
+                "leave --rungs out, or take frontier",
+            )
         for cell in self.cells:
             self.heal_recipe(cell)
 
