@@ -89,6 +89,19 @@ class BlockSampler(BaseSampler):
         """Say whether nothing is worth another look, now or when the running looks have ended."""
         return not any(look.state == "running" for look in self.looks(study)) and self.suggest(study) is None
 
+    def anyway(self, study: Study) -> Proposal:
+        """Return a block for whoever does not ask :meth:`should_stop` first, as `study.optimize` does not.
+
+        It is the recommended one, as another heal of it at least narrows the noise; without one, the most redundant
+        layer.
+        """
+        best = self.recommend(study)
+        return (
+            Proposal(start=best.start, depth=best.depth)
+            if best.depth
+            else Proposal(start=int(self.space.starts(1)[0]), depth=1)
+        )
+
     def ready(self, study: Study) -> bool:
         """Say whether there is a look to take now."""
         return self.suggest(study) is not None
@@ -128,19 +141,8 @@ class BlockSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the suggestion as parameters.
-
-        Raises:
-            OptionError: The study was asked although nothing is worth another look.
-        """
-        proposal = self.suggest(study)
-        if proposal is None:
-            raise OptionError(
-                "a study is asked while its sampler is ready",
-                f"a question to {study.study_name!r}, in which nothing is worth another look now",
-                "ask should_stop(study) and ready(study) first",
-            )
-        return self.params_of(proposal)
+        """Return the suggestion as parameters; whoever asks although there is none gets :meth:`anyway`."""
+        return self.params_of(self.suggest(study) or self.anyway(study))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -330,8 +330,18 @@ def test_bisection_looks_at_one_block_at_a_time():
     _ask(study)
     assert not study.sampler.ready(study)
     assert not study.sampler.should_stop(study)
-    with pytest.raises(OptionError, match="ready"):
-        _ask(study)
+
+
+def test_whoever_asks_although_nothing_is_worth_a_look_gets_the_recommended_block():
+    study = _study(build_sampler("bisect", _space(), SamplerOptions()))
+    trial = _ask(study)
+    assert _ask(study).params["depth"] == 1, "nothing is recommended yet"
+    _tell(study, trial, 0.0)
+    while study.sampler.ready(study):
+        _tell(study, _ask(study), 0.9)
+    best = study.sampler.recommend(study)
+    again = _ask(study)
+    assert (again.params["start"], again.params["depth"]) == (best.start, best.depth)
 
 
 # What is recommended
