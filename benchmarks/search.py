@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -211,9 +211,10 @@ def _answer(best: Recommendation) -> tuple[int, int] | None:
     return (best.start, best.depth) if best.verdict == "feasible" else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """A campaign to run: all cells of one world.
+
+    A tuple, not a dataclass, so that the file can be loaded by its path without a place among Python's modules.
 
     Attributes:
         joint_alpha: Error that the joint searches accept which follow; None for no joint search.

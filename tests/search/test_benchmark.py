@@ -251,3 +251,11 @@ def test_another_simulator_is_searched_jointly(search):
     row = search.search_jointly(world, cells, searches, 0.15)
     assert row["f3"] in range(8, 8 * 4, 8)
     assert row["n"] >= row["n_star"] - 1  # of some cells: as deep as all can bear, or deeper
+
+
+def test_the_file_can_be_loaded_by_its_path_alone():
+    spec = importlib.util.spec_from_file_location("not_registered", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert callable(module.make_strategy)
+    assert callable(module.make_sampler)
