@@ -23,6 +23,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
@@ -66,7 +67,7 @@ Row = tuple[int, Look]
 Block = tuple[int, int]
 
 
-def response(degradation, tolerance):
+def response(degradation: Any, tolerance: Any) -> Any:
     """Return the response g of a degradation: 0 at the tolerance, above 0 where the block does harm.
 
     Args:
@@ -76,7 +77,7 @@ def response(degradation, tolerance):
     return np.log((degradation + C) / (tolerance + C))
 
 
-def degradation_of(g, tolerance):
+def degradation_of(g: Any, tolerance: Any) -> Any:
     """Return the degradation of a response, at most MAX_DEGRADATION."""
     return np.minimum(np.exp(g) * (tolerance + C) - C, MAX_DEGRADATION)
 
@@ -423,7 +424,7 @@ class Posterior:
         return np.maximum(self._weigh(covariances(points, points)) - np.einsum("ij,ij->j", half, half), 1e-10)
 
 
-def _variances(se, degradation, tolerance):
+def _variances(se: Any, degradation: Any, tolerance: Any) -> tuple[Any, Any]:
     """Return the variances that test set and seed give a response, the seed's a priori.
 
     Args:
