@@ -9,7 +9,7 @@ from slamlab.data.utterance import Corpus
 from slamlab.errors import OptionError
 from slamlab.zoo.decoders import DECODERS
 from slamlab.zoo.encoders import ENCODERS, find_encoder
-from slamlab.zoo.languages import LANGUAGES
+from slamlab.zoo.languages import find_language
 from slamlab.zoo.profiles import Profile
 
 TASKS = {"asr": "speech recognition", "st": "speech translation into English"}
@@ -81,8 +81,8 @@ def _questions(
 ) -> list[tuple[str, str]]:
     """Return the (task, language) pairs that are asked for and have data."""
     for language in languages:
-        if language != ALL and language not in LANGUAGES:
-            raise OptionError(f"a language is one of {', '.join(LANGUAGES)}, or all", language, "choose from these")
+        if language != ALL:
+            find_language(language)
     if tasks or languages:
         wanted_tasks = _expand("task", tasks, list(TASKS), default=list(TASKS))
         wanted_languages = list(corpus.languages) if not languages or ALL in languages else list(languages)
