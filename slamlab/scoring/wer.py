@@ -1,4 +1,8 @@
-"""Word error rate with its counts, per utterance and in total, by `jiwer`.
+"""Word and character error rates with their counts, per utterance and in total, by `jiwer`.
+
+The unit is a word, what stands between spaces, or a character. In languages written without spaces between words the
+normaliser has already put every letter between spaces (:mod:`slamlab.scoring.normalise`), so their character error
+rate is counted in "words"; in the others characters include the single spaces between words, as `jiwer.cer` does.
 
 Shapes: N utterances.
 """
@@ -7,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import jiwer
 import numpy as np
 
 from slamlab.errors import DataError
 
+Unit = Literal["word", "character"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditCounts:
-    """One utterance's minimal edits from reference to hypothesis, in words."""
+    """One utterance's minimal edits from reference to hypothesis, in words or characters."""
 
     insertions: int
     deletions: int
@@ -24,8 +31,8 @@ class EditCounts:
     hits: int
 
     @property
-    def num_words(self) -> int:
-        """Words of the reference."""
+    def length(self) -> int:
+        """Units of the reference."""
         return self.hits + self.substitutions + self.deletions
 
     @property
@@ -35,40 +42,40 @@ class EditCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wer:
-    """A corpus word error rate and what it is made of.
+class ErrorRate:
+    """A corpus error rate and what it is made of.
 
     Attributes:
-        value: Edits per reference word, a fraction that may exceed 1.
+        value: Edits per unit of the references, a fraction that may exceed 1.
         edits: Edits of each utterance, int64 [N].
-        words: Reference words of each utterance, int64 [N].
+        lengths: Units of each utterance's reference, int64 [N].
     """
 
     value: float
     insertions: int
     deletions: int
     substitutions: int
-    num_words: int
-    num_utterances: int
     edits: np.ndarray
-    words: np.ndarray
+    lengths: np.ndarray
 
 
-def count_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[EditCounts]:
+def count_edits(references: Sequence[str], hypotheses: Sequence[str], unit: Unit = "word") -> list[EditCounts]:
     """Align each hypothesis with its reference and count.
 
     Args:
         references: N normalised texts, none of them empty.
-        hypotheses: N normalised texts; an empty one deletes every word of its reference.
+        hypotheses: N normalised texts; an empty one deletes every unit of its reference.
+        unit: What is aligned.
 
     Raises:
         DataError: No utterance, unequal numbers, or an empty reference.
     """
     check_texts(references, hypotheses)
+    process = jiwer.process_words if unit == "word" else jiwer.process_characters
     # The types `jiwer` names its alignment chunks by, each with the field in which its length is counted.
     fields = {"equal": "hits", "substitute": "substitutions", "delete": "deletions", "insert": "insertions"}
     counts = []
-    for chunks in jiwer.process_words(list(references), list(hypotheses)).alignments:
+    for chunks in process(list(references), list(hypotheses)).alignments:
         sums = dict.fromkeys(fields.values(), 0)
         for chunk in chunks:
             sums[fields[chunk.type]] += max(
@@ -78,24 +85,27 @@ def count_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Ed
     return counts
 
 
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> Wer:
-    """Return the corpus WER of normalised texts, equal to `jiwer.wer` of the same lists.
+def error_rate(references: Sequence[str], hypotheses: Sequence[str], unit: Unit = "word") -> ErrorRate:
+    """Return the corpus error rate of normalised texts, equal to `jiwer.wer` or `jiwer.cer` of the same lists.
 
     Arguments and errors are those of :func:`count_edits`.
     """
-    counts = count_edits(references, hypotheses)
+    counts = count_edits(references, hypotheses, unit)
     edits = np.array([count.num_edits for count in counts], dtype=np.int64)
-    words = np.array([count.num_words for count in counts], dtype=np.int64)
-    return Wer(
-        value=float(edits.sum() / words.sum()),
+    lengths = np.array([count.length for count in counts], dtype=np.int64)
+    return ErrorRate(
+        value=float(edits.sum() / lengths.sum()),
         insertions=sum(count.insertions for count in counts),
         deletions=sum(count.deletions for count in counts),
         substitutions=sum(count.substitutions for count in counts),
-        num_words=int(words.sum()),
-        num_utterances=len(counts),
         edits=edits,
-        words=words,
+        lengths=lengths,
     )
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """Return the corpus WER, as :func:`error_rate` says."""
+    return error_rate(references, hypotheses, "word")
 
 
 def check_texts(references: Sequence[str], hypotheses: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from slamlab.errors import DataError, OptionError
 from slamlab.scoring import bootstrap
 from slamlab.scoring.bleu import bleu_of_sums
-from slamlab.scoring.bootstrap import Statistics, paired_relative_degradation
+from slamlab.scoring.bootstrap import Statistics, paired_relative_degradation, score_interval
 
 
 def _wer_statistics(edits, words):
@@ -96,16 +96,76 @@ def test_neither_chunks_nor_the_order_of_utterances_change_anything(make_pair, m
     assert other_seed.ci95 != once.ci95
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    # Base 30 % and pruned 36 % errors: the true degradation is 0.2.
+def _paired_world(generator, num_utterances, num_speakers=0):
+    """Return statistics of base and pruned whose true degradation is 0.2; utterances differ in length and rate."""
+    words = generator.integers(3, 25, num_utterances)
+    difficulty = generator.beta(1.2, 8, num_utterances)  # mean 0.13
+    factor = np.full(num_utterances, 1.2)
+    speakers = np.zeros(0, dtype=int)
+    if num_speakers:
+        speakers = np.arange(num_utterances) % num_speakers
+        # What pruning costs differs from speaker to speaker, and is 0.2 on the average.
+        factor = generator.uniform(0.6, 1.8, num_speakers)[speakers]
+    base = generator.binomial(words, np.minimum(difficulty, 0.5))
+    pruned = generator.binomial(words, np.minimum(difficulty, 0.5) * factor)
+    blocks = [f"s{one}" for one in speakers]
+    return (
+        Statistics(ids=[f"u{i}" for i in range(num_utterances)], values=np.stack([edits, words], axis=1), blocks=blocks)
+        for edits in (base, pruned)
+    )
+
+
+def _coverage(num_sets, num_utterances, num_speakers=0, forget_speakers=False):
     covered = 0
-    for seed in range(200):
-        generator = np.random.default_rng(seed)
-        words = np.full(150, 10)
-        base, pruned = (_wer_statistics(generator.binomial(words, rate), words) for rate in (0.3, 0.36))
+    for seed in range(num_sets):
+        base, pruned = _paired_world(np.random.default_rng(seed), num_utterances, num_speakers)
+        if forget_speakers:
+            base, pruned = (Statistics(ids=one.ids, values=one.values) for one in (base, pruned))
         lo, hi = paired_relative_degradation(base, pruned, "wer", tolerance=0.25, num_resamples=400, seed=seed).ci95
         covered += lo <= 0.2 <= hi
-    assert 0.90 <= covered / 200 <= 0.99
+    return covered / num_sets
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    assert 0.93 <= _coverage(2000, 200) <= 0.97
+
+
+def test_speakers_are_drawn_where_utterances_of_one_are_alike():
+    assert 0.91 <= _coverage(400, 600, num_speakers=40) <= 0.98
+    assert _coverage(400, 600, num_speakers=40, forget_speakers=True) < 0.90
+
+
+def test_blocks_are_drawn_whole():
+    base, pruned = _random_wer_pair(3, num_utterances=12)
+    speakers = [f"s{i % 4}" for i in range(12)]
+    with_blocks = [Statistics(ids=one.ids, values=one.values, blocks=speakers) for one in (base, pruned)]
+    ours = paired_relative_degradation(*with_blocks, "wer", tolerance=0.25, num_resamples=300, seed=2)
+    degradations = []
+    for draw in _draws(4, 300, seed=2):
+        rows = [row for block in draw for row in range(12) if speakers[row] == f"s{block}"]
+        degradations.append(pruned.values[rows, 0].sum() / base.values[rows, 0].sum() - 1)
+    assert ours.ci95 == pytest.approx(_interval(degradations), abs=1e-12)
+    assert ours.num_drawn == 4
+    assert paired_relative_degradation(base, pruned, "wer", tolerance=0.25, num_resamples=300).num_drawn == 12
+
+
+def test_one_speaker_is_too_few():
+    base, pruned = _random_wer_pair(3, num_utterances=6)
+    alone = [Statistics(ids=one.ids, values=one.values, blocks=["only"] * 6) for one in (base, pruned)]
+    with pytest.raises(DataError, match="2 of them or more, got 1, 'only'"):
+        paired_relative_degradation(*alone, "wer", tolerance=0.25)
+    with pytest.raises(DataError, match="2 of them"):
+        score_interval(alone[0], "wer")
+
+
+def test_within_is_the_sign_of_a_sum_over_utterances():
+    """The exact linear form: a resample is within the tolerance where sum(pruned - 1.25 base) is 0 or less."""
+    base, pruned = _random_wer_pair(2)
+    ours = paired_relative_degradation(base, pruned, "wer", tolerance=0.25, num_resamples=500, seed=9)
+    order = _order(base)
+    excess = 4 * pruned.values[order, 0] - 5 * base.values[order, 0]  # in whole numbers
+    assert ours.p_within == (excess[_draws(len(order), 500, seed=9)].sum(axis=1) <= 0).mean()
+    assert 0 < ours.p_within < 1
 
 
 def test_the_standard_error_is_that_of_many_such_test_sets():
@@ -188,7 +248,7 @@ def test_unpaired_statistics_are_refused():
 @pytest.mark.parametrize(
     ("metric", "options"),
     [
-        ("cer", {"tolerance": 0.25}),
+        ("ter", {"tolerance": 0.25}),
         ("wer", {"tolerance": -0.1}),
         ("wer", {"tolerance": math.nan}),
         ("wer", {"tolerance": 0.25, "num_resamples": 0}),

@@ -161,7 +161,7 @@ def test_unknown_task_is_refused():
 
 def test_scoring_and_search_import_neither_torch_nor_ray():
     code = (
-        "import sys, slamlab.scoring.score, slamlab.scoring.verdict, slamlab.search.strategies, slamlab.search.joint;"
+        "import sys, slamlab.scoring.files, slamlab.scoring.verdict, slamlab.search.strategies, slamlab.search.joint;"
         "print([name for name in ('torch', 'ray', 'deepspeed') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

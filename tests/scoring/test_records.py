@@ -47,7 +47,27 @@ def test_file_gives_back_what_was_written(tmp_path):
         "hypothesis",
         "reference_normalized",
         "hypothesis_normalized",
+        "speaker",
+        "stopped",
     }
+
+
+def test_records_kept_before_speakers_were_are_read(tmp_path):
+    lines = [json.loads(line) for line in encode_records(_records()).split(b"\n") if line]
+    old = [{k: v for k, v in line.items() if k not in ("speaker", "stopped")} for line in lines]
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert read_records(tmp_path / "old.jsonl") == _records()
+
+
+def test_speakers_and_ends_stay_with_their_utterance():
+    scored = make_records(
+        IDS, REFERENCES, HYPOTHESES, "de", "asr", speakers=["a", "b", "c"], stopped=["eos", "", "loop"]
+    )
+    kept = {record.id: (record.speaker, record.stopped) for record in scored.records}
+    assert kept.items() <= dict(zip(IDS, [("a", "eos"), ("b", ""), ("c", "loop")], strict=True)).items()
+    assert len(kept) == 2
+    with pytest.raises(DataError):
+        make_records(IDS, REFERENCES, HYPOTHESES, "de", "asr", speakers=["a"])
 
 
 def test_a_write_that_fails_leaves_the_file_before_and_no_draft(tmp_path):

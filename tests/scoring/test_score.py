@@ -33,6 +33,7 @@ def test_wer_can_be_computed_again_from_the_file(tmp_path, language, hypotheses)
     errors = sum(score.counts[kind] for kind in ("insertions", "deletions", "substitutions"))
     assert score.value == errors / score.counts["num_words"] > 0
     assert score.counts["num_empty_hypotheses"] == hypotheses.count("") // 2
+    assert score.signature.startswith("wer|jiwer:")
 
 
 @pytest.mark.parametrize("hypotheses", [BASE, PRUNED])

@@ -9,7 +9,14 @@ from slamlab.scoring.verdict import judge
 
 def _degradation(p_within, tolerance=0.25):
     return Degradation(
-        value=0.2, ci95=(0.1, 0.3), tolerance=tolerance, p_within=p_within, se=0.05, num_resamples=1000, seed=0
+        value=0.2,
+        ci95=(0.1, 0.3),
+        tolerance=tolerance,
+        p_within=p_within,
+        se=0.05,
+        num_drawn=100,
+        num_resamples=1000,
+        seed=0,
     )
 
 
