@@ -19,7 +19,7 @@ from slamlab.data import audio
 from slamlab.data.grammar import spoken_key
 from slamlab.data.utterance import SPLITS, Utterance
 from slamlab.errors import DataError, OptionError
-from slamlab.zoo.languages import LANGUAGES
+from slamlab.zoo.languages import LANGUAGES, find_language
 
 REQUIRED = ("audio", "text", "language")
 _MAX_BAD = 0.1
@@ -240,11 +240,10 @@ def _row(manifest: Path, line: int, columns: dict[str, str]) -> _Row:
         if name == "translation" or name.startswith("translation_")
     }
     for code in (columns["language"], *translations):
-        if code not in LANGUAGES:
-            found = f"{code!r} {where}"
-            raise DataError(
-                f"a language is one of {', '.join(LANGUAGES)}", found, "correct the code or add the language"
-            )
+        try:
+            find_language(code)
+        except OptionError as error:
+            raise DataError(error.rule, f"{code!r} {where}", error.remedy) from None
     split = columns.get("split", "")
     if split and split not in SPLITS:
         raise DataError(f"a split is one of {', '.join(SPLITS)}", f"{split!r} {where}", "rename the split")
