@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from slamlab.report.early import was_stopped
 from slamlab.report.results import CELL_VERDICTS, cell_verdict
-from slamlab.report.tables import NBSP, Badge, decoder_name, interval, percent, question_name
+from slamlab.report.tables import Badge, decoder_name, question_name
+from slamlab.report.writing import NBSP, interval, metric_name, percent
+from slamlab.scoring.metrics import METRICS
 
 
 def cell_answer(cell: Mapping[str, Any], num_probes: int, tolerance: float) -> str:
@@ -69,18 +72,20 @@ def _cost(scores: Mapping[str, Any], metric: str) -> str:
     pruned = scores.get("pruned")
     if pruned is None:
         return ""
-    n = f"n{NBSP}={NBSP}{scores['baseline']['num_utterances']}"
+    scored = pruned if was_stopped(pruned) else scores["baseline"]
+    n = f"n{NBSP}={NBSP}{scored['num_utterances']}"
     if pruned["relative_degradation"] is None:
-        return f", where {metric.upper()} was perfect before and no longer is ({n})"
+        return f", where {metric_name(metric)} was perfect before and no longer is ({n})"
     return f", at {change(pruned, metric)} relative to the unpruned model ({n})"
 
 
 def change(score: Mapping[str, Any], metric: str) -> str:
-    """Write a degradation so that its sign cannot mislead: for BLEU more is better."""
+    """Write a degradation so that its sign cannot mislead: for BLEU and chrF more is better."""
+    name = metric_name(metric)
     if score["relative_degradation"] is None:
-        return f"an unbounded loss of {metric.upper()}"
+        return f"an unbounded loss of {name}"
     cost, ends = percent(score["relative_degradation"], sign=True), interval(score["ci95"])
-    return f"{cost} WER {ends}" if metric == "wer" else f"a BLEU loss of {cost} {ends}"
+    return f"{cost} {name} {ends}" if METRICS[metric].is_error_rate else f"a {name} loss of {cost} {ends}"
 
 
 def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], tolerance: float) -> str:

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from slamlab.errors import DataError
+from slamlab.scoring.metrics import METRICS
 
+STOPS = ("hopeless", "safe")
+"""Why scoring of a probe may have ended early."""
 AGAIN = "run the sweep again, which recomputes nothing that the store has"
 NUMBER = (int, float)
 NUMBER_OR_NULL = (int, float, type(None))
@@ -62,6 +65,44 @@ def require_where_given(record: Mapping[str, Any], fields: Fields, where: str, s
     require(record, {name: kind for name, kind in fields.items() if name in record}, where, source)
 
 
+def check_scoring(sweep: Mapping[str, Any], source: str) -> None:
+    """Check how a sweep says that it scored, where it does."""
+    require_where_given(sweep, {"scoring": dict}, "sweep", source)
+    scoring = sweep.get("scoring", {})
+    fields: Fields = {"num_beams": int, "resample": str, "early_stop": NUMBER}
+    require_where_given(scoring, fields, "sweep.scoring", source)
+    if scoring.get("num_beams", 1) < 1:
+        refuse("sweep.scoring.num_beams", "1 or more", scoring["num_beams"], source)
+    one_of(scoring.get("resample"), ("utterance", "speaker", None), "sweep.scoring.resample", source)
+    if not 0 <= scoring.get("early_stop", 0) < 1:
+        refuse("sweep.scoring.early_stop", "0 or more and below 1", scoring["early_stop"], source)
+
+
+def check_counts(score: Mapping[str, Any], where: str, source: str, *, may_stop: bool = False) -> None:
+    """Check what a score may hold beside its value; `may_stop` where its scoring may have ended early."""
+    require_where_given(score, {**dict.fromkeys(_COUNTS, int), "also": dict}, where, source)
+    for name in _COUNTS:
+        if score.get(name, 0) < 0:
+            refuse(f"{where}.{name}", "0 or more", score[name], source)
+    for name, other in score.get("also", {}).items():
+        one_of(name, tuple(METRICS), f"a name in {where}.also", source)
+        require(other, {"value": NUMBER, "signature": str}, f"{where}.also.{name}", source)
+    reason = score.get("stopped_early")
+    one_of(reason, (*STOPS, None) if may_stop else (None,), f"{where}.stopped_early", source)
+    if reason is not None or "num_planned" in score:
+        require(score, {"num_planned": int, "num_utterances": int}, where, source)
+        _check_planned(score, where, source)
+
+
+def _check_planned(score: Mapping[str, Any], where: str, source: str) -> None:
+    """Refuse a score that stopped after everything, or that stopped nowhere and has not seen everything."""
+    seen, planned = score["num_utterances"] + score.get("num_empty_references", 0), score["num_planned"]
+    if score.get("stopped_early") and not seen < planned:
+        refuse(f"{where}.num_planned", f"more than the {seen} utterances scored, as scoring stopped", planned, source)
+    if not score.get("stopped_early") and seen != planned:
+        refuse(f"{where}.num_planned", f"the {seen} utterances scored, as nothing stopped early", planned, source)
+
+
 def refuse(where: str, rule: str, received: object, source: str) -> NoReturn:
     """Raise the error that names a path, the rule that holds there, and what was received."""
     raise DataError(f"in results.json, {where} is {rule}", f"{received} in {source}", AGAIN)
@@ -73,6 +114,16 @@ def one_a_member(records: list[Any], num_members: int, where: str, source: str) 
         refuse(where, f"a list of {num_members}, one a member", f"{len(records)}", source)
 
 
+_COUNTS = (
+    "num_planned",
+    "num_words",
+    "num_characters",
+    "num_empty_references",
+    "num_empty_hypotheses",
+    "num_loops",
+    "num_capped",
+    "num_premature",
+)
 _KIND_NAMES = {
     str: "a text",
     int: "a number",

@@ -10,28 +10,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slamlab.report.answers import change
+from slamlab.report.early import ending, was_stopped
 from slamlab.report.results import CELL_VERDICTS, cell_key, cell_verdict, joint_verdict
+from slamlab.report.scores import also
 from slamlab.report.tables import (
-    DASH,
     DEGRADATION,
-    NBSP,
     P_ALL,
     P_ALONE,
     Badge,
     Row,
     Table,
-    count,
     decoder_name,
+    heal_number,
+    question_name,
+    removed,
+)
+from slamlab.report.writing import (
+    DASH,
+    NBSP,
+    count,
     degradation,
     duration,
-    heal_number,
     layers,
+    metric_name,
     metric_of,
     metric_value,
     percent,
     probability,
-    question_name,
-    removed,
 )
 
 NOT_SCORED = "not scored on the test split"
@@ -134,7 +139,8 @@ def members_table(joint: Mapping[str, Any], cells: Cells, anchors: Mapping[tuple
     voices = any("test-voices" in splits for splits in tests)
     columns: tuple[str, ...] = ("Cell", "Verdict on test", "Unpruned", "Pruned, healed jointly", DEGRADATION)
     columns += ("The same, unheard voices",) if voices else ()
-    columns += ("n", "Alone, on selection")
+    others = sorted({name for splits in tests for name in splits.get("test", {}).get("also", ())})
+    columns += (*map(metric_name, others), "n", "Alone, on selection")
     rows = []
     for member, splits in zip(joint["members"], tests, strict=True):
         cell, score = cells.get(cell_key(member)) or {}, splits.get("test")
@@ -142,12 +148,13 @@ def members_table(joint: Mapping[str, Any], cells: Cells, anchors: Mapping[tuple
         texts: tuple[str, ...] = (
             question_name(member),
             Badge(score["verdict"]) if score and score.get("verdict") else DASH,
-            f"{metric_value(baseline['value'], metric)}{NBSP}{metric.upper()}" if baseline else DASH,
+            f"{metric_value(baseline['value'], metric)}{NBSP}{metric_name(metric)}" if baseline else DASH,
             metric_value(score["value"], metric) if score else DASH,
             degradation(score) if score else DASH,
         )
         if voices:
             texts += (degradation(splits["test-voices"]) if "test-voices" in splits else DASH,)
+        texts += tuple(also(name, *(one for one in (baseline, score) if one)) for name in others)
         texts += (str((score or baseline or {}).get("num_utterances", DASH)), _alone(cell))
         rows.append(Row(texts=texts, anchor=anchors.get(cell_key(member), "")))
     return Table(columns=columns, rows=tuple(rows), numeric=frozenset(range(2, len(columns))))
@@ -204,10 +211,15 @@ def costs_table(joint: Mapping[str, Any]) -> Table:
         noun = "layer" if heal["depth"] == 1 else "layers"
         columns.append(f"{noun}{NBSP}{layers(heal['start'], heal['depth'])}{again}")
     rows = tuple(
-        Row(texts=(question_name(member), *(degradation(heal["members"][i]) for heal in heals)))
+        Row(texts=(question_name(member), *(_cost(heal["members"][i]) for heal in heals)))
         for i, member in enumerate(joint["members"])
     )
     return Table(columns=tuple(columns), rows=rows, numeric=frozenset(range(1, len(columns))))
+
+
+def _cost(member: Mapping[str, Any]) -> str:
+    """Write what a joint heal cost a cell, and where scoring it ended, if early."""
+    return degradation(member) + (f" ({ending(member)})" if was_stopped(member) else "")
 
 
 def predicted(joint: Mapping[str, Any]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from slamlab.report.early import was_stopped
 from slamlab.report.results import is_full, rung_of
-from slamlab.report.tables import percent
+from slamlab.report.writing import metric_name, percent
+from slamlab.scoring.metrics import METRICS
 
 LEAST_DISTANCE = (
     "at the start where the angular distance between the residual stream entering the block and leaving it is least "
@@ -88,13 +90,37 @@ def how_healed(probes: Sequence[Mapping[str, Any]], num_joints: int) -> str:
     return told + "."
 
 
-def how_judged(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_joints: int) -> list[str]:
-    """Return, as paragraphs, what degradations, intervals, probabilities and verdicts are."""
+def how_decoded(sweep: Mapping[str, Any]) -> list[str]:
+    """Return, as paragraphs, how answers were decoded and on which split; none where that is not recorded."""
+    scoring = sweep.get("scoring")
+    if scoring is None:
+        return []
+    beams = scoring.get("num_beams")
+    told = "" if beams is None else f"Answers were decoded {'greedily' if beams == 1 else f'with {beams} beams'}. "
+    return [
+        f"{told}Blocks are chosen on the selection split, which is the development set of the search; the figures "
+        "reported are on the test split, which is always scored whole."
+    ]
+
+
+def how_judged(
+    sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_joints: int, metrics: Collection[str]
+) -> list[str]:
+    """Return, as paragraphs, what degradations, intervals, probabilities and verdicts are.
+
+    Args:
+        sweep: The records of the sweep.
+        probes: Its probes.
+        num_joints: How many joint answers it has.
+        metrics: Those of its cells.
+    """
+    drawn = _drawn(sweep)
+    over = f"{drawn}, each with all that they say" if drawn == "speakers" else drawn
     tolerance, alpha, sure = percent(sweep["tolerance"]), percent(sweep["alpha"]), percent(1 - sweep["alpha"])
     told = [
-        "Relative degradation is (pruned − unpruned) / unpruned for WER and (unpruned − pruned) / unpruned for BLEU. "
-        "The interval beside it is the 95 % interval of a paired bootstrap over utterances: it is of that one healed "
-        "model, and covers the choice of utterances only. P(heal alone) is the share of the bootstrap's resamples in "
+        f"Relative degradation is {_degradation(metrics)}. "
+        f"The interval beside it is the 95 % interval of a paired bootstrap over {over}: it is of that one healed "
+        f"model, and covers the choice of {drawn} only. P(heal alone) is the share of the bootstrap's resamples in "
         f"which the degradation of that model is within {tolerance}."
     ]
     if not (goes_by_evidence(probes) or num_joints):
@@ -143,8 +169,9 @@ def caveats(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_j
         if any(probe.get("repeat") for probe in probes)
         else "No block of a cell was healed more than once, so that nothing here shows how large it is."
     )
+    few = "they are few, whatever n" if _drawn(sweep) == "speakers" else "n is small"
     kept.append(
-        "Intervals cover the choice of utterances, and are wide where n is small. They do not cover the luck of one "
+        f"Intervals cover the choice of {_drawn(sweep)}, and are wide where {few}. They do not cover the luck of one "
         f"healing run. {spread}"
     )
     if sweep["sampler"] == "frontier" or num_joints:
@@ -168,7 +195,26 @@ def probes_note(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -
         note += f"; P(all evidence), by which the verdict goes, is the block's probability given {evidence}"
     if not all(map(is_full, probes)):
         note += ". Unhealed looks and short heals are evidence, and get no verdict"
+    if any(map(was_stopped, probes)):
+        note += (
+            ". A probe whose scoring was stopped early has the figures of the utterances scored by then, which tend to "
+            "exaggerate; by which bound it was stopped stands under How it was scored"
+        )
     return f"{note}. Why a probe failed stands under Failures."
+
+
+def _drawn(sweep: Mapping[str, Any]) -> str:
+    """Return what the bootstrap draws: utterances, where the records do not say otherwise."""
+    return "speakers" if (sweep.get("scoring") or {}).get("resample") == "speaker" else "utterances"
+
+
+def _degradation(metrics: Collection[str]) -> str:
+    """Return what a relative degradation is, for the metrics of a sweep."""
+    used = [name for name in METRICS if name in metrics or not metrics]
+    rates = " and ".join(metric_name(name) for name in used if METRICS[name].is_error_rate)
+    others = " and ".join(metric_name(name) for name in used if not METRICS[name].is_error_rate)
+    formulas = (("(pruned − unpruned) / unpruned", rates), ("(unpruned − pruned) / unpruned", others))
+    return " and ".join(f"{formula} for {named}" for formula, named in formulas if named)
 
 
 def _second_best(sweep: Mapping[str, Any]) -> str:

@@ -15,13 +15,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from slamlab.errors import StoreError
-from slamlab.report import method, tables
+from slamlab.report import method, scores, tables
 from slamlab.report.answers import headline, verdict_counts
+from slamlab.report.early import how_stopped
 from slamlab.report.figures import Image
 from slamlab.report.joints import as_members, base_of, joint_headline
 from slamlab.report.results import cell_key, cell_verdict, check_results, is_full, joint_verdict, rung_of
 from slamlab.report.tables import Badge
-from slamlab.report.views import joint_hypotheses, view_cell, view_joints
+from slamlab.report.views import joint_scores, view_cell, view_joints
+from slamlab.report.writing import layers, percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -99,13 +101,14 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     own: dict[tuple[str, ...], list[Mapping[str, Any]]] = {cell_key(cell): [] for cell in cells}
     for probe in probes:
         own.setdefault(cell_key(probe["cell"]), []).append(probe)
-    stand_ins = joint_hypotheses(joints)
+    stand_ins = joint_scores(joints)
     cell_views = [
         view_cell(cell, own[cell_key(cell)], tolerance, store, anchor, images, stand_ins.get(cell_key(cell)))
         for cell, anchor in zip(cells, anchors, strict=True)
     ]
     joint_views = view_joints(joints, cells, anchors, tolerance)
     verdicts = [joint_verdict(joint) for joint in joints] or [cell_verdict(cell) for cell in cells]
+    metrics = {cell["metric"] for cell in cells if cell_verdict(cell) != "failed"}
     shown = ("command", "heal", "versions")
     return {
         "sweep": sweep,
@@ -114,7 +117,7 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
         else headline(cells, [view.answer for view in cell_views], tolerance),
         "verdict_counts": verdict_counts(verdicts),
         "counted": ("base", "bases") if joints else ("cell", "cells"),
-        "tolerance": tables.percent(tolerance),
+        "tolerance": percent(tolerance),
         "joints": joint_views,
         "cells_table": tables.cells_table(cells, anchors, split="selection" if joints else "test"),
         "cells": cell_views,
@@ -123,12 +126,16 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
         "rungs_table": tables.rungs_table(results.get("rungs") or []),
         "how_chosen": method.how_chosen(sweep),
         "how_healed": method.how_healed(probes, len(joints)),
-        "how_judged": method.how_judged(sweep, probes, len(joints)),
+        "how_scored": [
+            *method.how_decoded(sweep),
+            *method.how_judged(sweep, probes, len(joints), metrics),
+            *how_stopped(sweep.get("scoring"), metrics, probes, joints),
+        ],
         "caveats": method.caveats(sweep, probes, len(joints)),
         "heal_table": tables.facts_table(sweep["heal"]),
         "run_table": tables.facts_table({name: value for name, value in sweep.items() if name not in shown}),
         "versions_table": tables.facts_table(sweep["versions"], ("Package", "Version")),
-        "signatures": _signatures(cells),
+        "signatures": _signatures(cells, stand_ins),
         "failures": _failures(cells, probes, joints),
     }
 
@@ -153,14 +160,14 @@ def _failed(look: Mapping[str, Any]) -> bool:
 
 def _look(look: Mapping[str, Any]) -> str:
     """Write the block that was looked at, and how, where that was not a first full heal."""
-    told = f"layers {tables.layers(look['start'], look['depth'])}"
+    told = f"layers {layers(look['start'], look['depth'])}"
     told += "" if is_full(look) else f", {tables.RUNGS.get(rung_of(look), rung_of(look))}"
     return told + (f", heal {tables.heal_number(look)}" if look.get("repeat") else "")
 
 
-def _signatures(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (metric, signature) pairs, each once."""
-    pairs = [
-        (cell["metric"].upper(), cell["baseline"]["signature"]) for cell in cells if cell_verdict(cell) != "failed"
-    ]
-    return sorted(set(pairs))
+def _signatures(
+    cells: Sequence[Mapping[str, Any]], stand_ins: Mapping[tuple[str, ...], scores.Splits]
+) -> list[tuple[str, str]]:
+    """Return (metric, signature) pairs of all cells, each once."""
+    answered = [cell for cell in cells if cell_verdict(cell) != "failed"]
+    return sorted({pair for cell in answered for pair in scores.signatures(cell, stand_ins.get(cell_key(cell)))})

@@ -1,10 +1,13 @@
 """`results.json`: what a sweep found, as one stable file that every report is made from.
 
-Sorted keys, indented by 2, UTF-8, and no NaN or infinity: an unbounded interval end is null. WER and relative
-degradations are fractions (0.25 is 25 %), BLEU runs from 0 to 100, layers are counted from 0, times are in seconds.
+Sorted keys, indented by 2, UTF-8, and no NaN or infinity: an unbounded interval end is null. WER, CER and relative
+degradations are fractions (0.25 is 25 %), BLEU and chrF run from 0 to 100, layers are counted from 0, times are in
+seconds.
 
-Parts that came later are optional, so that older files still render: `sweep.search`, `rungs`, `joints`, and of a probe
-`rung`, `repeat`, `se` and `p_feasible`. A probe without a rung is a full heal; only a full heal has a verdict.
+Parts that came later are optional, so that older files still render: `sweep.search`, `sweep.scoring`, `rungs`,
+`joints`, of a probe `rung`, `repeat`, `se` and `p_feasible`, and of any score counts of degenerate answers, another
+metric's value in `also`, and `num_planned` with `stopped_early`: the utterances that a full scoring takes, and why it
+took fewer, which only a probe may. A probe without a rung is a full heal; only a full heal has a verdict.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ from slamlab.report.checks import (
     NUMBER_OR_NULL,
     Fields,
     check_block,
+    check_counts,
     check_finite,
     check_interval,
+    check_scoring,
     one_a_member,
     one_of,
     refuse,
     require,
     require_where_given,
 )
+from slamlab.scoring.metrics import METRICS
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
@@ -193,6 +199,7 @@ def check_results(results: Any, source: str) -> None:
     require(sweep, _SWEEP, "sweep", source)
     if sweep["tolerance"] < 0:
         refuse("sweep.tolerance", "0 or more", sweep["tolerance"], source)
+    check_scoring(sweep, source)
     require(sweep["corpus"], {"name": str, "fingerprint": str}, "sweep.corpus", source)
     for i, cell in enumerate(results["cells"]):
         _check_cell(cell, f"cells[{i}]", source)
@@ -213,7 +220,7 @@ def _check_cell(cell: Any, where: str, source: str) -> None:
     if cell_verdict(cell) == "failed":
         return
     require(cell, _ANSWERED_CELL, where, source)
-    one_of(cell["metric"], ("wer", "bleu"), f"{where}.metric", source)
+    one_of(cell["metric"], tuple(METRICS), f"{where}.metric", source)
     if cell["verdict"] != "none":
         check_block(cell, "max_depth", cell["num_layers"], where, source)
     selection, voices = cell.get("selection"), cell.get("test_voices")
@@ -223,9 +230,11 @@ def _check_cell(cell: Any, where: str, source: str) -> None:
         inner = f"{where}.{name}" if name else where
         require(scores, {"baseline": dict}, inner, source)
         require(scores["baseline"], _SCORE, f"{inner}.baseline", source)
+        check_counts(scores["baseline"], f"{inner}.baseline", source)
         if scores.get("pruned") is not None:
             require(scores["pruned"], _PRUNED, f"{inner}.pruned", source)
             check_interval(scores["pruned"]["ci95"], f"{inner}.pruned.ci95", source)
+            check_counts(scores["pruned"], f"{inner}.pruned", source, may_stop=name == "selection")
             one_of(scores["pruned"].get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.pruned.verdict", source)
 
 
@@ -237,6 +246,7 @@ def _check_probe(probe: Any, where: str, source: str) -> None:
         require(probe, _COMPLETE_PROBE, where, source)
         check_interval(probe["ci95"], f"{where}.ci95", source)
         require_where_given(probe, {"rung": (str, type(None)), "repeat": int}, where, source)
+        check_counts(probe, where, source, may_stop=True)
         _check_judgement(probe, where, source, judged=is_full(probe))
 
 
@@ -278,6 +288,7 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
         for split, score in splits.items():
             require(score, {**_PRUNED, "num_utterances": int}, f"{inner}.{split}", source)
             check_interval(score["ci95"], f"{inner}.{split}.ci95", source)
+            check_counts(score, f"{inner}.{split}", source)
             one_of(score.get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.{split}.verdict", source)
 
 
@@ -296,3 +307,4 @@ def _check_joint_heal(heal: Any, num_members: int, where: str, source: str) -> N
         require(member["cell"], _IDENTITY, f"{inner}.cell", source)
         check_interval(member["ci95"], f"{inner}.ci95", source)
         require_where_given(member, {"p_within": NUMBER_OR_NULL}, inner, source)
+        check_counts(member, inner, source, may_stop=True)

@@ -1,6 +1,6 @@
-"""Rows of the report's tables, and how numbers are written: percent, intervals, sizes, times.
+"""Tables of many cells and of many probes, and how cells are named.
 
-Every function is plain: records in, text out. A relative degradation is positive where the pruned model is worse.
+Every function is plain: records in, text out.
 """
 
 from __future__ import annotations
@@ -9,22 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slamlab.report.early import ending, num_scored, was_stopped
 from slamlab.report.results import cell_key, cell_verdict, is_full, rung_of
+from slamlab.report.writing import (
+    DASH,
+    NBSP,
+    correlation,
+    count,
+    degradation,
+    duration,
+    layers,
+    metric_name,
+    metric_of,
+    metric_value,
+    percent,
+    probability,
+)
 from slamlab.zoo.languages import LANGUAGES
 
-NBSP = "\u00a0"
-DASH = "–"
 SYMBOLS = {"feasible": "●", "undecided": "◇", "infeasible": "✕", "none": "✕", "failed": "!"}
 """As the figures mark them, so that neither needs colour."""
 WORDS = {"none": "no block found"}
 RUNGS = {"unhealed": "unhealed look", "short": "short heal", "full": "full heal"}
 P_ALONE, P_ALL = "P(heal alone)", "P(all evidence)"
 DEGRADATION = f"Relative degradation [95{NBSP}%]"
-SPLITS = {
-    "test": "test (reported)",
-    "test_voices": "test, unheard voices",
-    "selection": "selection (searched)",
-}
 
 
 class Badge(str):
@@ -62,55 +70,6 @@ class Table:
     numeric: frozenset[int] = frozenset()
 
 
-def percent(fraction: float, *, sign: bool = False) -> str:
-    """Write a fraction as percent with one decimal: `25.0 %`, `+3.1 %`."""
-    return f"{_signed(100 * fraction, sign)}{NBSP}%"
-
-
-def interval(ci95: Sequence[float | None]) -> str:
-    """Write the interval of a relative degradation, in percent; null is unbounded."""
-    low, high = ci95
-    left = "(−∞" if low is None else f"[{_signed(100 * low, True)}"
-    right = "∞)" if high is None else f"{_signed(100 * high, True)}]"
-    return f"{left}, {right}".replace(" ", NBSP)
-
-
-def degradation(score: Mapping[str, Any]) -> str:
-    """Write a relative degradation with its interval: `+15.5 % [+2.1, +29.8]`."""
-    value = score["relative_degradation"]
-    return f"{'unbounded' if value is None else percent(value, sign=True)} {interval(score['ci95'])}"
-
-
-def metric_value(value: float, metric: str) -> str:
-    """Write a WER in percent (`5.30 %`) or a BLEU on its scale from 0 to 100 (`31.2`)."""
-    return f"{100 * value:.2f}{NBSP}%" if metric == "wer" else f"{value:.1f}"
-
-
-def probability(p: float | None) -> str:
-    """Write a probability with three decimals, a dash where there is none."""
-    return DASH if p is None else f"{p:.3f}"
-
-
-def count(number: float) -> str:
-    """Write a large number with three digits and a unit: `135 M`."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{NBSP}{unit}"
-    return f"{number:g}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time: `41 s`, `3.2 min`, `1.5 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f}{NBSP}s"
-    return f"{seconds / 60:.1f}{NBSP}min" if seconds < 3600 else f"{seconds / 3600:.1f}{NBSP}h"
-
-
-def layers(start: int, depth: int) -> str:
-    """Write a block by its first and last layer, counted from 0."""
-    return f"{start}" if depth == 1 else f"{start}–{start + depth - 1}"
-
-
 def decoder_name(cell: Mapping[str, Any]) -> str:
     """Write the decoder of a cell: `qwen mini`."""
     return f"{cell['family']} {cell['scale']}"
@@ -128,11 +87,6 @@ def question_name(cell: Mapping[str, Any]) -> str:
 def cell_name(cell: Mapping[str, Any]) -> str:
     """Write a cell in one line."""
     return f"{decoder_name(cell)} · {cell['encoder']} · {question_name(cell)}"
-
-
-def metric_of(cell: Mapping[str, Any], known: Mapping[str, Any] | None) -> str:
-    """Return the metric of a cell, by its record where there is one, else by its task."""
-    return (known or {}).get("metric") or ("bleu" if cell["task"] == "st" else "wer")
 
 
 def removed(record: Mapping[str, Any]) -> str:
@@ -171,10 +125,10 @@ def _cell_texts(cell: Mapping[str, Any], split: str) -> tuple[str, ...]:
     return (
         *head,
         removed(cell),
-        f"{metric_value(baseline['value'], cell['metric'])}{NBSP}{cell['metric'].upper()}",
+        f"{metric_value(baseline['value'], cell['metric'])}{NBSP}{metric_name(cell['metric'])}",
         metric_value(pruned["value"], cell["metric"]) if pruned else DASH,
         degradation(pruned) if pruned else DASH,
-        str(baseline["num_utterances"]),
+        num_scored(scores),
         _sizes(sizes) if sizes else DASH,
     )
 
@@ -186,52 +140,11 @@ def _sizes(sizes: Mapping[str, int | None]) -> str:
     return f"{count(base)} → {count(pruned)}"
 
 
-def scores_table(cell: Mapping[str, Any]) -> Table:
-    """Return one row a split: unpruned against pruned, with what the errors were."""
-    wer = cell["metric"] == "wer"
-    columns: tuple[str, ...] = ("Split", "Verdict", "Unpruned", "Pruned, healed", DEGRADATION, P_ALONE)
-    judged = (cell.get("selection") or {}).get("pruned") or {}
-    by_evidence = judged.get("p_feasible") is not None
-    columns += (P_ALL, "n") if by_evidence else ("n",)
-    columns += ("Words", "Ins / del / sub") if wer else ()
-    rows = []
-    for split, name in SPLITS.items():
-        scores = cell if split == "test" else cell.get(split)
-        if scores is None:
-            continue
-        baseline, pruned = scores["baseline"], scores.get("pruned") or {}
-        if cell.get("searched_only") and not pruned:
-            name = f"{name.removesuffix(' (reported)')} (unpruned only)"
-        unpruned = metric_value(baseline["value"], cell["metric"])
-        if baseline.get("ci95"):
-            low, high = (DASH if end is None else metric_value(end, cell["metric"]) for end in baseline["ci95"])
-            unpruned += f" [{low}, {high}]"
-        texts: tuple[str, ...] = (
-            name,
-            Badge(pruned["verdict"]) if pruned.get("verdict") else DASH,
-            unpruned,
-            metric_value(pruned["value"], cell["metric"]) if pruned else DASH,
-            degradation(pruned) if pruned else DASH,
-            probability(pruned.get("p_within")),
-        )
-        texts += (probability(pruned.get("p_feasible")),) if by_evidence else ()
-        texts += (str(baseline["num_utterances"]),)
-        texts += (str(baseline.get("num_words", DASH)), _edits(baseline, pruned)) if wer else ()
-        rows.append(Row(texts=texts))
-    return Table(columns=columns, rows=tuple(rows), numeric=frozenset(range(2, len(columns))))
-
-
-def _edits(*scores: Mapping[str, Any]) -> str:
-    """Write the kinds of errors of models, as far as they were recorded: `14 / 28 / 101 → 17 / 33 / 116`."""
-    names = ("insertions", "deletions", "substitutions")
-    known = [score for score in scores if all(name in score for name in names)]
-    return " → ".join(" / ".join(str(score[name]) for name in names) for score in known) or DASH
-
-
 def probes_table(probes: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> Table:
     """Return one row a probe, in the order of the records; `cells` tell its metric and number of layers.
 
-    What no probe has gets no column: all evidence, the number of a heal, and n where all looks are full.
+    What no probe has gets no column: all evidence, the number of a heal, n where all were scored on all utterances, and
+    how scoring ended where none was stopped early.
     """
     by_key = {cell_key(cell): cell for cell in cells}
     rows = [_probe_texts(probe, by_key.get(cell_key(probe["cell"])) or {}) for probe in probes]
@@ -240,12 +153,14 @@ def probes_table(probes: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[st
         empty.add(P_ALL)
     if not any(probe.get("repeat") for probe in probes):
         empty.add("Heal")
-    if all(map(is_full, probes)):
-        empty.add("n")
+    if not any(map(was_stopped, probes)):
+        empty.add("Scoring")
+        if all(map(is_full, probes)):
+            empty.add("n")
     judged = ("Verdict", "Score", DEGRADATION, P_ALONE, P_ALL)
-    columns = ("Cell", "Layers", "Depth", "Fraction", "Heal", *judged, "n", "Rung", "Time")
+    columns = ("Cell", "Layers", "Depth", "Fraction", "Heal", *judged, "n", "Scoring", "Rung", "Time")
     kept = [i for i, column in enumerate(columns) if column not in empty]
-    left = ("Cell", "Verdict", "Rung")
+    left = ("Cell", "Verdict", "Scoring", "Rung")
     return Table(
         columns=tuple(columns[i] for i in kept),
         rows=tuple(Row(texts=tuple(row[i] for i in kept)) for row in rows),
@@ -268,6 +183,7 @@ def _probe_texts(probe: Mapping[str, Any], cell: Mapping[str, Any]) -> tuple[str
         probability(probe.get("p_within")),
         probability(probe.get("p_feasible")),
         str(probe.get("num_utterances", DASH)),
+        ending(probe) or DASH,
         RUNGS.get(rung_of(probe), rung_of(probe)),
         duration(probe["wall_seconds"]) if probe.get("wall_seconds") is not None else DASH,
     )
@@ -298,11 +214,6 @@ def rungs_table(rankings: Sequence[Mapping[str, Any]]) -> Table:
     return Table(columns=columns, rows=rows, numeric=frozenset(range(2, 7)))
 
 
-def correlation(tau: float | None) -> str:
-    """Write a rank correlation with sign and two decimals: `+0.67`."""
-    return DASH if tau is None else f"{tau:+.2f}".replace("-", "−")
-
-
 def facts_table(facts: Mapping[str, Any], names: tuple[str, str] = ("Setting", "Value")) -> Table:
     """Return nested settings as rows of dotted name and value, sorted by name."""
     return Table(columns=names, rows=tuple(Row(texts=pair) for pair in sorted(_flat(facts, ""))))
@@ -318,8 +229,3 @@ def _flat(facts: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
         else:
             pairs.append((f"{prefix}{name}", DASH if value is None else str(value)))
     return pairs
-
-
-def _signed(number: float, sign: bool) -> str:
-    text = f"{number:+.1f}" if sign else f"{number:.1f}"
-    return {"-0.0": "0.0", "+0.0": "0.0"}.get(text, text).replace("-", "−")

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from slamlab.report import early, scores, tables
 from slamlab.report import joints as joint_parts
-from slamlab.report import tables
 from slamlab.report.answers import cell_answer
 from slamlab.report.figures import Image, draw_degradation, draw_map
 from slamlab.report.results import cell_key, cell_verdict, is_full, joint_verdict
 from slamlab.report.samples import Sample, artefact, choose, read_hypotheses
 from slamlab.report.tables import Badge, Table
+from slamlab.report.writing import duration, layers, metric_name, piece_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,11 @@ class CellView:
 
     Attributes:
         anchor: Its id in the page.
+        warning: What a corpus score hides of the pruned model's answers, empty where there is nothing to tell.
+        signatures: (metric, signature) of the scores.
+        guards: How many answers are degenerate, None where that is not recorded.
+        guards_note: How to read that.
+        underlined: The part of `samples_rule` that holds only where underlining can be shown.
         notes: One sentence for everything that could not be shown.
     """
 
@@ -43,11 +49,16 @@ class CellView:
     name: str
     badge: Badge
     answer: str
+    warning: str
     facts: tuple[tuple[str, str], ...]
     scores: Table | None
+    signatures: tuple[tuple[str, str], ...]
+    guards: Table | None
+    guards_note: str
     figures: tuple[Figure, ...]
     samples: tuple[Sample, ...]
     samples_rule: str
+    underlined: str
     notes: tuple[str, ...]
 
 
@@ -112,10 +123,10 @@ def view_joints(
     return views
 
 
-def joint_hypotheses(joints: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
-    """Return, by cell, the file of what the joint model said on the test split."""
+def joint_scores(joints: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], scores.Splits]:
+    """Return, by cell, what the joint model scored on the test splits."""
     return {
-        cell_key(member): splits["test"]["hypotheses"]
+        cell_key(member): splits
         for joint in joints
         for member, splits in zip(joint["members"], joint.get("tests") or (), strict=False)
     }
@@ -132,7 +143,7 @@ def view_cell(
     store: Path,
     anchor: str,
     images: dict[str, Image],
-    joint_hypotheses: str | None = None,
+    joint: scores.Splits | None = None,
 ) -> CellView:
     """Return what the page says about a cell.
 
@@ -143,26 +154,33 @@ def view_cell(
         store: The store's folder.
         anchor: Its id in the page.
         images: Takes the figures, by path without suffix.
-        joint_hypotheses: File of what a joint model said on the test split in place of one of the cell's own.
+        joint: What a joint model scored on the test splits in place of one of the cell's own.
     """
     answered = cell_verdict(cell) != "failed"
     notes: list[str] = []
     figures: list[Figure] = []
     samples: list[Sample] = []
-    rule = ""
+    rule, piece = "", "word"
     if answered:
         figures = _figures(cell, probes, tolerance, store, anchor, images, notes)
-        samples, rule = _samples(cell, store, joint_hypotheses, notes)
+        piece = piece_of(cell)
+        samples, rule = _samples(cell, store, joint["test"]["hypotheses"] if joint else None, piece, notes)
+        notes += scores.stopped_notes(cell)
     return CellView(
         anchor=anchor,
         name=tables.cell_name(cell),
         badge=Badge(cell_verdict(cell)),
         answer=cell_answer(cell, len({(p["start"], p["depth"]) for p in probes if is_full(p)}), tolerance),
+        warning=scores.guards_warning(cell, joint) if answered else "",
         facts=tuple(_facts(cell, probes)),
-        scores=tables.scores_table(cell) if answered else None,
+        scores=scores.scores_table(cell) if answered else None,
+        signatures=tuple(scores.signatures(cell, joint)) if answered else (),
+        guards=scores.guards_table(cell, joint) if answered else None,
+        guards_note=scores.guards_note(piece),
         figures=tuple(figures),
         samples=tuple(samples),
         samples_rule=rule,
+        underlined=_underlined(piece),
         notes=tuple(notes),
     )
 
@@ -171,16 +189,18 @@ def _facts(cell: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> list
     """Return (name, value) of what else is recorded about a cell."""
     facts = []
     if cell["verdict"] in ("feasible", "undecided"):
-        facts.append(("Layers removed", f"{tables.layers(cell['start'], cell['max_depth'])}, counted from 0"))
+        facts.append(("Layers removed", f"{layers(cell['start'], cell['max_depth'])}, counted from 0"))
     if (cell.get("pruned") or {}).get("checkpoint"):
         facts.append(("Healed checkpoint, in the store", cell["pruned"]["checkpoint"]))
     if cell.get("num_heals") is not None:
         facts.append(("Models healed", str(cell["num_heals"])))
     if num_cheap := sum(_complete(probe) and not is_full(probe) for probe in probes):
         facts.append(("Cheaper looks", str(num_cheap)))
+    if any(map(early.was_stopped, probes)):
+        facts.append(("Spared by stopping probes early", str(early.saving(probes))))
     for name, label in (("device_seconds", "Device time"), ("wall_seconds", "Wall time")):
         if cell.get(name) is not None:
-            facts.append((label, tables.duration(cell[name])))
+            facts.append((label, duration(cell[name])))
     return facts
 
 
@@ -229,11 +249,13 @@ def _figures(
 
 def _degradation_caption(cell: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
     caption = (
-        f"{cell['metric'].upper()}: relative degradation on the selection split against the fraction of layers "
+        f"{metric_name(cell['metric'])}: relative degradation on the selection split against the fraction of layers "
         "removed, one mark a probe, bars are 95 % intervals. "
     )
     if any(_complete(probe) and not is_full(probe) for probe in probes):
         caption += "Hollow grey marks are looks without a full heal; those beyond the axis stand at its edge. "
+    if any(map(early.was_stopped, probes)):
+        caption += "A probe whose scoring was stopped early stands where it stood by then. "
     if cell.get("searched_only"):
         return caption + "This cell was searched on the selection split only."
     return caption + (
@@ -253,7 +275,7 @@ def _read_map(store: Path, relative: str, num_layers: int) -> np.ndarray | None:
 
 
 def _samples(
-    cell: Mapping[str, Any], store: Path, joint_hypotheses: str | None, notes: list[str]
+    cell: Mapping[str, Any], store: Path, joint_hypotheses: str | None, piece: str, notes: list[str]
 ) -> tuple[list[Sample], str]:
     """Return what the models said on the test split, and how it was chosen."""
     missing = "hypotheses not in this store"
@@ -267,12 +289,16 @@ def _samples(
         pruned = read_hypotheses(store, named)
         if pruned is None:
             notes.append(f"{'Pruned' if own else 'Joint'} model: {missing} ({named}).")
-    samples = choose(baseline, pruned)
+    samples = choose(baseline, pruned, piece=piece)
     order = "most improved to the most harmed by pruning" if pruned else "fewest to the most errors"
     rule = (
         f"{len(samples)} of {len(baseline)} utterances of the test split, taken by rule at even spacing from the "
-        f"{order} (word edits against the reference). Words that differ from the reference are underlined."
+        f"{order} ({piece} edits against the reference).{_underlined(piece)}"
     )
     if pruned and not own:
         rule += " The pruned model is the joint one."
     return samples, rule
+
+
+def _underlined(piece: str) -> str:
+    return f" {piece.capitalize()}s that differ from the reference are underlined."

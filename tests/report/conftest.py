@@ -254,6 +254,72 @@ def searched(sweep: tuple[dict[str, Any], Path]) -> tuple[dict[str, Any], Path]:
     return results, store
 
 
+def _guards(empty: int, loops: int, capped: int, premature: int) -> dict[str, int]:
+    names = ("num_empty_hypotheses", "num_loops", "num_capped", "num_premature")
+    return dict(zip(names, (empty, loops, capped, premature), strict=True))
+
+
+def _scored(seen: int, planned: int, num_dropped: int, stopped: str | None = None) -> dict[str, Any]:
+    return {
+        "num_utterances": seen - num_dropped,
+        "num_empty_references": num_dropped,
+        "num_planned": planned,
+        "stopped_early": stopped,
+    }
+
+
+def _chrf(value: float) -> dict[str, Any]:
+    return {"also": {"chrf": {"value": value, "signature": "chrf|nrefs:1|case:mixed|nc:6|nw:0|version:2.6.0"}}}
+
+
+def _write_chinese(store: Path, name: str, said: str) -> str:
+    reference = "今天天气很好，我们去公园。"
+    normalized = [" ".join(one for one in text if one not in "，。") for text in (reference, said)]
+    record = {"id": "zh-0000", "reference": reference, "hypothesis": said}
+    record |= {"reference_normalized": normalized[0], "hypothesis_normalized": normalized[1]}
+    (store / "hypotheses" / f"{name}.jsonl").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    return f"hypotheses/{name}.jsonl"
+
+
+def _chinese(store: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell whose characters are counted."""
+    cell = {**like, "language": "zh", "metric": "cer", "test_voices": None, "selection": None}
+    base, pruned = (_write_chinese(store, f"zh-{i}", said) for i, said in enumerate(("今天天气好我们去公园", "今天。")))
+    cell["baseline"] = _wer(0.0712, base, 280) | {"signature": "cer|jiwer:4.0.0|norm:whisper-basic(letters=split)"}
+    cell["baseline"]["num_characters"] = cell["baseline"].pop("num_words")
+    cell["baseline"] |= _scored(280, 280, 0) | _guards(0, 0, 0, 0)
+    cell["pruned"] = {**cell["pruned"], "value": 0.0777, "relative_degradation": 0.0913, "hypotheses": pruned}
+    cell["pruned"] |= _scored(280, 280, 0) | _guards(0, 0, 2, 0)
+    return cell
+
+
+@pytest.fixture
+def scored(searched: tuple[dict[str, Any], Path]) -> tuple[dict[str, Any], Path]:
+    """Return the records of a search whose probes were stopped early, with degenerate answers counted, and their store.
+
+    English is recorded in full, the translation with another metric, German as in older records; Chinese is scored by
+    CER.
+    """
+    results, store = searched
+    results["sweep"]["scoring"] = {"num_beams": 1, "resample": "utterance", "early_stop": 0.001}
+    english, translated, *_ = results["cells"]
+    english["baseline"] |= _scored(302, 302, 2) | _guards(1, 0, 0, 2)
+    english["pruned"] |= _scored(302, 302, 2) | _guards(1, 11, 3, 5)
+    english["selection"]["baseline"] |= _scored(240, 240, 2) | _guards(0, 0, 0, 3)
+    english["selection"]["pruned"] |= _scored(192, 240, 2, "safe") | _guards(0, 1, 0, 2)
+    translated["baseline"] |= _scored(300, 300, 0) | _guards(0, 0, 0, 0) | _chrf(61.23)
+    translated["pruned"] |= _scored(300, 300, 0) | _guards(0, 0, 0, 0) | _chrf(58.94)
+    results["cells"].append(_chinese(store, english))
+    full = [probe for probe in results["probes"] if probe["status"] == "complete" and probe["rung"] == "full"]
+    for probe in full:
+        if probe["cell"]["language"] == "en" or probe["cell"]["task"] == "st":
+            probe |= _scored(240, 240, 2)
+    full[1] |= _scored(192, 240, 2, "safe")
+    full[4] |= _scored(64, 240, 1, "hopeless")
+    full[6] |= _scored(48, 240, 0, "hopeless")
+    return results, store
+
+
 def _member(cell: dict[str, str], value: float, degradation: float, half: float, p: float) -> dict[str, Any]:
     ends = [degradation - half, degradation + half]
     return {

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import copy
 
-from slamlab.report.answers import cell_answer, headline, verdict_counts
+from slamlab.report.answers import cell_answer, change, headline, verdict_counts
 from slamlab.report.joints import as_members
 from slamlab.report.results import cell_verdict
-from slamlab.report.tables import NBSP
+from slamlab.report.writing import NBSP
 
 
 def test_each_verdict_has_its_sentence(sweep) -> None:
@@ -93,3 +93,23 @@ def test_verdicts_are_counted() -> None:
         ("none", 1),
         ("failed", 1),
     ]
+
+
+def test_a_loss_names_its_metric_and_its_sign_cannot_mislead() -> None:
+    score = {"relative_degradation": 0.125, "ci95": [0.05, 0.2]}
+    told = {metric: change(score, metric).replace(NBSP, " ") for metric in ("wer", "cer", "bleu", "chrf")}
+    assert told == {
+        "wer": "+12.5 % WER [+5.0, +20.0]",
+        "cer": "+12.5 % CER [+5.0, +20.0]",
+        "bleu": "a BLEU loss of +12.5 % [+5.0, +20.0]",
+        "chrf": "a chrF loss of +12.5 % [+5.0, +20.0]",
+    }
+    assert change({**score, "relative_degradation": None}, "chrf") == "an unbounded loss of chrF"
+
+
+def test_a_cell_that_was_searched_only_says_on_how_many(joint) -> None:
+    english = joint[0]["cells"][0]
+    stopped = {"num_utterances": 160, "num_planned": 200, "stopped_early": "safe"}
+    english["selection"]["pruned"] |= stopped
+    (english, *_) = as_members([english], joint[0]["joints"])
+    assert f"(n{NBSP}={NBSP}160)" in cell_answer(english, 4, 0.25)

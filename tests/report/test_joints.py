@@ -17,7 +17,7 @@ from slamlab.report.joints import (
     predicted,
 )
 from slamlab.report.results import cell_key
-from slamlab.report.tables import NBSP
+from slamlab.report.writing import NBSP
 
 
 def _known(results: dict[str, Any]) -> dict[tuple[str, ...], Any]:

@@ -80,7 +80,7 @@ def test_the_first_screen_has_the_answer(sweep: Sweep, tmp_path: Path) -> None:
         assert verdict in page.text and verdict in markdown
 
 
-@pytest.mark.parametrize("records", ["searched", "joint"])
+@pytest.mark.parametrize("records", ["searched", "scored", "joint"])
 def test_same_new_records_same_bytes(records: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     results, store = request.getfixturevalue(records)
     render(results, store, tmp_path / "a")
@@ -94,6 +94,71 @@ def test_older_records_show_none_of_the_new_parts(sweep: Sweep, tmp_path: Path) 
         assert "Every cell" in text and "The sampler “bisect” bisected over the depth" in text
         for part in ("All cells together", "Do cheap looks rank", "P(all evidence)", "joint", "None"):
             assert part not in text
+        for part in (
+            "Degenerate",
+            "What the WER alone",
+            "stopped",
+            "martingale",
+            "chrF",
+            "decoded",
+            "Spared",
+            "speakers",
+        ):
+            assert part not in text
+
+
+def test_how_answers_were_scored_is_shown(scored: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(scored, tmp_path / "out")
+    for text in (page.text, markdown):
+        assert text.count("Degenerate answers") == 3  # German has none recorded
+        assert text.count("What the WER alone does not tell: of the 300 answers of the pruned model") == 1
+        assert "11 (3.7\u00a0%) loop (unpruned: 0 of 300)" in text
+        assert "61.2 → 58.9" in text and "stopped: hopeless after 64 of 240" in text
+        assert "224 of 1200 utterances (18.7\u00a0%)" in text and "416 of 1680 utterances (24.8\u00a0%)" in text
+        assert "betting martingale" in text and "Answers were decoded greedily." in text
+        assert "+9.1\u00a0% CER" in text and "7.12\u00a0%\u00a0CER" in text and "CER: relative degradation" in text
+        assert "8 more character edits after pruning" in text and "今天天气好我们去公园" in text
+        assert "reference of 4 characters or more" in text and "reference of 4 words or more" in text
+    assert "Characters that differ from the reference are underlined." in page.text
+    assert "underlined" not in markdown
+    for signature in (
+        "chrf|nrefs:1|case:mixed|nc:6|nw:0|version:2.6.0",
+        "cer|jiwer:4.0.0|norm:whisper-basic(letters=split)",
+    ):
+        assert page.text.count(signature) == markdown.count(signature) == 2  # where the scores are, and under Method
+
+
+def test_the_joint_model_has_its_guards_in_each_cell(joint: Sweep, tmp_path: Path) -> None:
+    guards = dict.fromkeys(("num_empty_hypotheses", "num_loops", "num_capped", "num_premature"), 0)
+    joint[0]["cells"][0]["baseline"] |= guards
+    joint[0]["joints"][0]["tests"][0]["test"] |= {**guards, "num_loops": 30}
+    page, markdown = _rendered(joint, tmp_path / "out")
+    for text in (page.text, markdown):
+        assert text.count("of the 300 answers of the jointly pruned model on the test split, 30 (10.0") == 1
+
+
+def test_every_number_about_scoring_comes_from_the_records(scored: Sweep, tmp_path: Path) -> None:
+    before, _ = _rendered(scored, tmp_path / "a")
+    english, translated, *_ = scored[0]["cells"]
+    english["baseline"]["num_empty_references"], english["baseline"]["num_planned"] = 8642, 8942
+    english["pruned"]["num_loops"] = 97
+    translated["baseline"]["also"]["chrf"] = {"value": 77.41, "signature": "chrf|another"}
+    scored[0]["probes"][4] |= {"num_planned": 7777}
+    scored[0]["sweep"]["scoring"] |= {"early_stop": 0.0123, "num_beams": 5}
+    after, markdown = _rendered(scored, tmp_path / "b")
+    numbers = ("8642", "97 (32.3\u00a0%)", "77.4 → 58.9", "chrf|another", "64 of 7777", "delta = 0.0123", "5 beams")
+    for number in numbers:
+        assert number not in before.text
+        assert number in after.text and number in markdown
+
+
+def test_hostile_signatures_stay_text(scored: Sweep, tmp_path: Path) -> None:
+    evil = "`<script>alert(1)</script>` | <b>"
+    scored[0]["cells"][1]["baseline"]["also"]["chrf"]["signature"] = evil
+    scored[0]["cells"][0]["baseline"]["signature"] = evil
+    page, markdown = _rendered(scored, tmp_path / "out")
+    assert not {"script", "b"} & set(page.tags)
+    assert page.text.count(evil) >= 2 and markdown.count(f"`` {evil} ``") >= 2
 
 
 def test_cheap_looks_are_evidence_without_a_verdict(searched: Sweep, tmp_path: Path) -> None:

@@ -122,6 +122,55 @@ def test_a_wrong_part_of_the_new_ones_is_named(joint: Sweep, tmp_path: Path, cha
         read_results(tmp_path)
 
 
+def test_the_parts_about_scoring_are_read(scored: Sweep, tmp_path: Path) -> None:
+    assert read_results(write_results(scored[0], tmp_path)) == scored[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with([], "sweep", "scoring"), r"sweep\.scoring is an object"),
+        (_with("1", "sweep", "scoring", "num_beams"), r"sweep\.scoring\.num_beams is a number"),
+        (_with(0, "sweep", "scoring", "num_beams"), r"sweep\.scoring\.num_beams is 1 or more"),
+        (_with("word", "sweep", "scoring", "resample"), r"sweep\.scoring\.resample is one of utterance, speaker"),
+        (_with(True, "sweep", "scoring", "early_stop"), r"sweep\.scoring\.early_stop is a number"),
+        (_with(1, "sweep", "scoring", "early_stop"), r"sweep\.scoring\.early_stop is 0 or more and below 1"),
+        (_with("ter", "cells", 0, "metric"), r"cells\[0\]\.metric is one of wer, cer, bleu, chrf"),
+        (_with(1.5, "cells", 0, "baseline", "num_loops"), r"cells\[0\]\.baseline\.num_loops is a number"),
+        (_with(-1, "cells", 0, "pruned", "num_premature"), r"cells\[0\]\.pruned\.num_premature is 0 or more"),
+        (_with("9", "cells", 4, "baseline", "num_characters"), r"cells\[4\]\.baseline\.num_characters is a number"),
+        (_with("chrf", "cells", 1, "baseline", "also"), r"cells\[1\]\.baseline\.also is an object"),
+        (_with({"ter": {}}, "cells", 1, "baseline", "also"), r"a name in cells\[1\]\.baseline\.also is one of wer"),
+        (_with({"chrf": 61.2}, "cells", 1, "pruned", "also"), r"cells\[1\]\.pruned\.also\.chrf is an object"),
+        (_without("cells", 1, "pruned", "also", "chrf", "signature"), r"also\.chrf\.signature is given"),
+        (_with("safe", "cells", 0, "pruned", "stopped_early"), r"cells\[0\]\.pruned\.stopped_early is not given"),
+        (_with("safe", "cells", 0, "selection", "baseline", "stopped_early"), r"baseline\.stopped_early is not given"),
+        (_with("bored", "probes", 0, "stopped_early"), r"probes\[0\]\.stopped_early is one of hopeless, safe"),
+        (_without("probes", 1, "num_planned"), r"probes\[1\]\.num_planned is given"),
+        (_without("probes", 1, "num_utterances"), r"probes\[1\]\.num_utterances is given"),
+        (_with(192, "probes", 1, "num_planned"), r"num_planned is more than the 192 utterances scored"),
+        (_with(241, "probes", 0, "num_planned"), r"num_planned is the 240 utterances scored, as nothing stopped"),
+    ],
+)
+def test_a_wrong_part_about_scoring_is_named(scored: Sweep, tmp_path: Path, change: Any, message: str) -> None:
+    change(scored[0])
+    (tmp_path / "results.json").write_text(json.dumps(scored[0]))
+    with pytest.raises(DataError, match=message):
+        read_results(tmp_path)
+
+
+def test_scores_of_joint_models_are_checked(joint: Sweep, tmp_path: Path) -> None:
+    one = joint[0]["joints"][0]
+    one["heals"][0]["members"][0] |= {"num_utterances": 64, "num_planned": 200, "stopped_early": "hopeless"}
+    write_results(joint[0], tmp_path)
+    one["tests"][0]["test"] |= {"num_planned": 400, "stopped_early": "hopeless"}
+    with pytest.raises(DataError, match=r"joints\[0\]\.tests\[0\]\.test\.stopped_early is not given"):
+        write_results(joint[0], tmp_path)
+    one["tests"][0]["test"]["stopped_early"] = one["heals"][0]["members"][0]["stopped_early"] = None
+    with pytest.raises(DataError, match=r"heals\[0\]\.members\[0\]\.num_planned is the 64 utterances scored"):
+        write_results(joint[0], tmp_path)
+
+
 def test_a_probe_without_a_rung_is_a_full_heal(sweep: Sweep, tmp_path: Path) -> None:
     del sweep[0]["probes"][0]["rung"]
     assert is_full(sweep[0]["probes"][0])

@@ -41,6 +41,22 @@ def test_differing_words_are_marked_whatever_their_case() -> None:
     assert sample.baseline == (("the", False), ("sheep", True), ("sails", False))
 
 
+def test_characters_are_compared_in_languages_without_spaces() -> None:
+    texts = ("今天天气很好，我们 走。", "今天天气好我们去 走!")
+    record = dict(zip(("reference", "hypothesis"), texts, strict=True))
+    record |= {f"{name}_normalized": " ".join(c for c in text if c.isalnum()) for name, text in record.items()}
+    (sample,) = choose({"u": record}, None, piece="character")
+    assert sample.change == 2 and sample.change_in_words == "2 character edits"
+    assert sample.glue.join(piece for piece, _ in sample.baseline) == texts[1]
+    assert [piece for piece, differs in sample.baseline if differs] == ["去 "]
+
+
+def test_marks_stay_with_their_letter() -> None:
+    record = _record("ที่นี่", "ที่นั่น")
+    (sample,) = choose({"u": record}, None, piece="character")
+    assert sample.baseline == (("ที่", False), ("นั่", True), ("น", True))
+
+
 def test_only_shared_utterances_are_compared() -> None:
     assert choose({"a": _record("x", "x")}, {"b": _record("x", "x")}) == []
 

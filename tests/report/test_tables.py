@@ -1,33 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
 from slamlab.report import tables
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (tables.percent(0.25), "25.0 %"),
-        (tables.percent(0.031, sign=True), "+3.1 %"),
-        (tables.percent(-0.0001, sign=True), "0.0 %"),
-        (tables.interval([-0.0312, 0.2722]), "[−3.1, +27.2]"),
-        (tables.interval([8.1, None]), "[+810.0, ∞)"),
-        (tables.interval([None, 0.1]), "(−∞, +10.0]"),
-        (tables.degradation({"relative_degradation": None, "ci95": [0.0, None]}), "unbounded [0.0, ∞)"),
-        (tables.metric_value(0.05312, "wer"), "5.31 %"),
-        (tables.metric_value(31.24, "bleu"), "31.2"),
-        (tables.count(134_515_008), "135 M"),
-        (tables.count(812), "812"),
-        (tables.duration(41.2), "41 s"),
-        (tables.duration(190), "3.2 min"),
-        (tables.duration(5400), "1.5 h"),
-        (tables.layers(6, 4), "6–9"),
-        (tables.layers(0, 1), "0"),
-    ],
-)
-def test_numbers_are_written(text: str, expected: str) -> None:
-    assert text.replace(tables.NBSP, " ") == expected
+from slamlab.report.scores import scores_table
+from slamlab.report.writing import NBSP
 
 
 def test_a_cell_is_named_in_words() -> None:
@@ -38,7 +13,7 @@ def test_a_cell_is_named_in_words() -> None:
 
 def test_every_row_has_a_text_for_every_column(sweep) -> None:
     cells = sweep[0]["cells"]
-    made = [tables.cells_table(cells, ["a"] * len(cells)), *(tables.scores_table(cell) for cell in cells[:3])]
+    made = [tables.cells_table(cells, ["a"] * len(cells)), *(scores_table(cell) for cell in cells[:3])]
     made.append(tables.facts_table(sweep[0]["sweep"]))
     for table in made:
         assert {len(row.texts) for row in table.rows} == {len(table.columns)}
@@ -65,17 +40,44 @@ def test_what_no_probe_has_gets_no_column(sweep) -> None:
     assert {len(row.texts) for row in table.rows} == {len(table.columns)}
 
 
-def test_scores_say_what_all_evidence_says(searched, sweep) -> None:
-    table = tables.scores_table(searched[0]["cells"][0])
-    at = table.columns.index("P(all evidence)")
-    assert [row.texts[at] for row in table.rows] == ["–", "–", "0.981"]
+def test_probes_say_how_their_scoring_ended(scored) -> None:
+    results, _ = scored
+    table = tables.probes_table(results["probes"], results["cells"])
     assert {len(row.texts) for row in table.rows} == {len(table.columns)}
+    at = {column: i for i, column in enumerate(table.columns)}
+    shown = [(row.texts[at["n"]], row.texts[at["Scoring"]]) for row in table.rows]
+    assert shown[:6] == [
+        ("238", "whole"),
+        ("190", "stopped: safe after 192 of 240"),
+        ("238", "whole"),
+        ("238", "whole"),
+        ("63", "stopped: hopeless after 64 of 240"),
+        ("–", "–"),
+    ]
+    assert shown[-1] == ("120", "–")
+
+
+def test_n_is_shown_where_a_full_heal_was_stopped(scored) -> None:
+    results, _ = scored
+    full = [probe for probe in results["probes"] if probe["rung"] == "full"]
+    assert {"n", "Scoring"} <= set(tables.probes_table(full, results["cells"]).columns)
+    whole = [probe for probe in full if not probe.get("stopped_early")]
+    assert not {"n", "Scoring"} & set(tables.probes_table(whole, results["cells"]).columns)
+
+
+def test_probes_of_characters_are_in_percent(scored) -> None:
+    results, _ = scored
+    chinese = {name: results["cells"][-1][name] for name in ("family", "scale", "encoder", "task", "language")}
+    table = tables.probes_table([{**results["probes"][0], "cell": chinese}], results["cells"])
+    assert table.rows[0].texts[table.columns.index("Score")].replace(NBSP, " ") == "5.61 %"
+    row = tables.cells_table(results["cells"][-1:], ["a"]).rows[0]
+    assert row.texts[3].replace(NBSP, " ") == "7.12 % CER"
 
 
 def test_cells_can_be_shown_on_the_selection_split(joint) -> None:
     cells = joint[0]["cells"]
     rows = tables.cells_table(cells, ["a"] * 3, split="selection").rows
-    assert [row.texts[3].replace(tables.NBSP, " ") for row in rows] == ["5.41 % WER", "30.9 BLEU", "8.31 % WER"]
+    assert [row.texts[3].replace(NBSP, " ") for row in rows] == ["5.41 % WER", "30.9 BLEU", "8.31 % WER"]
     del cells[0]["selection"]
     assert {len(row.texts) for row in tables.cells_table(cells, ["a"] * 3, split="selection").rows} == {8}
 
