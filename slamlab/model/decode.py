@@ -1,12 +1,16 @@
-"""Greedy answers to many sequences of decoder inputs at once, the same as one by one.
+"""Answers to many sequences of decoder inputs at once, the same as one by one: greedy, or by beam search.
 
 Rows are padded on the left under an attention mask, so in float32 a row's tokens do not depend on its neighbours (in
 bfloat16 near-ties may fall either way). What a checkpoint's generation config asks for (sampling, penalties) is set
-aside: a score is of the greedy answer.
+aside: a score is of the likeliest answer.
 
 An unhealed or badly healed model may repeat itself for ever; a row ends when it does.
 
-Shapes: B batch, N positions, D decoder width.
+Beam search is that of `transformers`: hypotheses that end are ranked by their mean log-probability a token, and a row
+is done once `num_beams` have ended that no open one beats, at its length so far. (`early_stopping="never"` would reckon
+with the largest cap of the batch, and make a row's answer depend on its neighbours.)
+
+Shapes: B batch, N positions, D decoder width, T new tokens, H hypotheses (B if greedy, else B x 2 x num_beams).
 """
 
 from __future__ import annotations
@@ -21,8 +25,16 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from slamlab.errors import OptionError
 from slamlab.model.slam import left_pad
 
-LOOP_REPEATS, LOOP_TOKENS = 4, 8
-"""A row loops when it ends in LOOP_REPEATS copies of the same 1 ... LOOP_TOKENS tokens."""
+Stopped = Literal["eos", "length", "loop"]
+
+LOOP_REPEATS, LOOP_TOKENS, LOOP_SPAN = 5, 16, 12
+"""A row loops when it ends in LOOP_REPEATS or more copies of the same 1 ... LOOP_TOKENS tokens, over LOOP_SPAN or more.
+
+People do say "nine nine nine nine", in one token a word or, outside English, in three or four; five copies of three
+tokens, six of two or twelve of one they hardly say. LOOP_TOKENS is a short sentence, which broken models like to
+repeat: that is let go on for 80 tokens.
+"""
+_LOOP_SPANS = {size: max(LOOP_REPEATS, -(-LOOP_SPAN // size)) * size for size in range(1, LOOP_TOKENS + 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +47,7 @@ class Generated:
     """
 
     tokens: list[int]
-    stopped: Literal["eos", "length", "loop"]
+    stopped: Stopped
 
 
 def generate(
@@ -46,8 +58,9 @@ def generate(
     eos_token_id: int,
     pad_token_id: int,
     batch_size: int = 32,
+    num_beams: int = 1,
 ) -> list[Generated]:
-    """Continue each sequence greedily until its end token, its cap or a loop.
+    """Continue each sequence until its end token, its cap or a loop.
 
     Args:
         decoder: Causal language model of `transformers`, in evaluation mode.
@@ -56,12 +69,13 @@ def generate(
         eos_token_id: The end token.
         pad_token_id: What a row that has ended is fed while others of its batch go on.
         batch_size: Rows decoded together; rows of similar length share a batch.
+        num_beams: Hypotheses kept a row, each of which takes a row's memory; 1 is greedy.
 
     Returns:
         One answer a row, in the order of `sequences`.
 
     Raises:
-        OptionError: A cap or the batch size is below 1, or there is not one cap a row.
+        OptionError: A cap, the batch size or the number of beams is below 1, or there is not one cap a row.
     """
     if len(max_new_tokens) != len(sequences):
         raise OptionError(f"{len(sequences)} rows have as many caps", len(max_new_tokens), "give one cap a row")
@@ -69,65 +83,79 @@ def generate(
         raise OptionError(
             "batch size and caps are 1 or more", f"{batch_size} and {list(max_new_tokens)}", "ask for a token at least"
         )
+    if num_beams < 1:
+        raise OptionError("the number of beams is 1 or more", num_beams, "take 1 for greedy answers")
     # Longest first: what does not fit the memory fails at once.
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), max_new_tokens[i]), reverse=True)
     answers: dict[int, Generated] = {}
     for begin in range(0, len(order), batch_size):
         picked = order[begin : begin + batch_size]
         ends = _RowEnds([max_new_tokens[i] for i in picked], eos_token_id)
-        _run(decoder, [sequences[i] for i in picked], ends, pad_token_id)
-        answers.update(zip(picked, ends.answers(), strict=True))
+        tokens = _run(decoder, [sequences[i] for i in picked], ends, pad_token_id, num_beams)
+        answers.update(zip(picked, ends.cut(tokens), strict=True))
     return [answers[i] for i in range(len(sequences))]
 
 
 def loops(tokens: Sequence[int]) -> bool:
     """Say whether `tokens` end in a loop."""
-    for size in range(1, min(LOOP_TOKENS, len(tokens) // LOOP_REPEATS) + 1):
-        tail = tokens[-size * LOOP_REPEATS :]
-        if tail[size:] == tail[:-size]:  # each token equals the one `size` earlier
-            return True
+    for size, span in _LOOP_SPANS.items():
+        if len(tokens) >= span and tokens[-1] == tokens[-1 - size]:  # mostly not, and slices take time
+            tail = tokens[-span:]
+            if tail[size:] == tail[:-size]:  # each token equals the one `size` earlier
+                return True
     return False
 
 
 class _RowEnds(StoppingCriteria):
-    """The one rule for where a row ends, asked after every token; remembers each row as it was then."""
+    """The one rule for where a row ends: by it hypotheses stop while decoding, and by it what is returned is cut.
+
+    It is a function of the tokens alone, for a beam search asks about hypotheses in no order that lasts.
+    """
 
     def __init__(self, caps: list[int], eos_token_id: int) -> None:
         self.caps, self.eos_token_id = caps, eos_token_id
-        self._answers: list[Generated | None] = [None] * len(caps)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Return [B], bool: which rows have ended; `input_ids` [B, tokens] holds new tokens only."""
-        for row, tokens in enumerate(input_ids.tolist()):
-            if self._answers[row] is not None:
-                continue
-            if tokens[-1] == self.eos_token_id:
-                self._answers[row] = Generated(tokens=tokens[:-1], stopped="eos")
-            elif loops(tokens):
-                self._answers[row] = Generated(tokens=tokens, stopped="loop")
-            elif len(tokens) == self.caps[row]:
-                self._answers[row] = Generated(tokens=tokens, stopped="length")
-        return torch.tensor([answer is not None for answer in self._answers], device=input_ids.device)
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return [H], bool: which hypotheses end here; `input_ids` [H, T], those of one row side by side."""
+        share = len(input_ids) // len(self.caps)
+        ended = [self._end(tokens, self.caps[i // share]) is not None for i, tokens in enumerate(input_ids.tolist())]
+        return torch.tensor(ended, device=input_ids.device)
 
-    def answers(self) -> list[Generated]:
-        """Return the rows, all of which have ended: the batch goes on until the largest cap."""
-        return [answer for answer in self._answers if answer is not None]
+    def cut(self, tokens: torch.Tensor) -> list[Generated]:
+        """Return the answers that lie in `tokens` [B, T], each up to where it first ended."""
+        return [self._cut(row, cap) for row, cap in zip(tokens.tolist(), self.caps, strict=True)]
+
+    def _cut(self, tokens: list[int], cap: int) -> Generated:
+        for length in range(1, cap + 1):
+            stopped = self._end(tokens[:length], cap)
+            if stopped is not None:
+                break
+        return Generated(tokens=tokens[: length - (stopped == "eos")], stopped=stopped or "length")
+
+    def _end(self, tokens: list[int], cap: int) -> Stopped | None:
+        if tokens[-1] == self.eos_token_id:
+            return "eos"
+        if loops(tokens):
+            return "loop"
+        return "length" if len(tokens) >= cap else None
 
 
-def _run(decoder: Any, rows: list[torch.Tensor], ends: _RowEnds, pad_token_id: int) -> None:
-    """Decode one batch until all of its rows have ended."""
+def _run(decoder: Any, rows: list[torch.Tensor], ends: _RowEnds, pad_token_id: int, num_beams: int) -> torch.Tensor:
+    """Return [B, T]: new tokens of one batch, decoded until all of its rows have ended, and padding after each end."""
     inputs, mask = left_pad(rows)  # [B, N, D], [B, N]
     config = GenerationConfig(
         max_new_tokens=max(ends.caps),
         do_sample=False,
-        num_beams=1,
+        num_beams=num_beams,
+        length_penalty=1.0,
+        early_stopping=False,
         eos_token_id=ends.eos_token_id,
         pad_token_id=pad_token_id,
     )
     # `generate` fills what a given config leaves open (temperature, repetition penalty) from the decoder's own.
     own, decoder.generation_config = decoder.generation_config, GenerationConfig()
     try:
-        decoder.generate(
+        return decoder.generate(
             inputs_embeds=inputs,
             attention_mask=mask,
             generation_config=config,
