@@ -13,6 +13,7 @@ N = S + P + A positions, D decoder width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from slamlab.data.batching import Example
 from slamlab.errors import AssetError
 from slamlab.model.projector import Projector
 from slamlab.zoo.languages import LANGUAGES
+from slamlab.zoo.profiles import Precision
 
 CONFIG_FILE, PROJECTOR_FILE, DECODER_FOLDER = "slam.json", "projector.safetensors", "decoder"
 
@@ -146,6 +148,15 @@ class SlamModel(nn.Module):
         inputs, mask, labels = self.sequences(examples)
         logits = self.answer_logits(inputs, mask, labels.shape[1])
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+    def in_precision(self, precision: Precision) -> SlamModel:
+        """Return this model where its weights are of that precision, else a copy whose are."""
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        if all(parameter.dtype == dtype for parameter in self.parameters()):
+            return self
+        other = copy.deepcopy(self)
+        cast(other, dtype)
+        return other
 
     def num_parameters(self) -> int:
         """Count the weights of decoder and projector, tied ones once."""

@@ -252,13 +252,14 @@ class Campaign:
         base = self.ledgers[cell].singles["base"].record
         assert base is not None  # a probe runs only once its base is there
         pruned = read_records(self.store.root / score["hypotheses"])
-        scored = {record.id for record in pruned}  # a cheap rung's are some of the base's
+        scored = {record.id for record in pruned}  # some of the base's, of a cheap rung or a probe stopped early
         unpruned = read_records(self.store.root / base["scores"][split]["hypotheses"])
         return degradation(
             [record for record in unpruned if record.id in scored],
             pruned,
-            cell.language,
+            cell.text_language,
             cell.task,
+            by_speaker=self.settings.resample == "speaker",
             tolerance=self.settings.tolerance,
             seed=self.settings.seed,
         )

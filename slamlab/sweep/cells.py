@@ -34,6 +34,11 @@ class Cell:
         spoken = f"{self.language}-en" if self.task == "st" else self.language
         return f"{self.family}-{self.scale} {self.encoder} {self.task} {spoken}"
 
+    @property
+    def text_language(self) -> str:
+        """Language of the texts that are scored: of the transcripts, or of the translations."""
+        return "en" if self.task == "st" else self.language
+
     def as_dict(self) -> dict[str, str]:
         """Return the cell as records hold it."""
         return asdict(self)

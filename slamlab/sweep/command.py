@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -55,6 +55,9 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         num_train: Annotated[int | None, typer.Option(help="Utterances a cell heals on.")] = None,
         num_selection: Annotated[int | None, typer.Option(help="Utterances the search scores on.")] = None,
         num_test: Annotated[int | None, typer.Option(help="Utterances of the reported figures, which the search never sees.")] = None,
+        beams: Annotated[int, typer.Option(help="Beams of decoding; 1 is greedy, as in the paper.")] = 1,
+        resample: Annotated[str, typer.Option(help="What intervals draw again: utterance, or speaker where few speak much.")] = "utterance",
+        early_stop: Annotated[float, typer.Option(help="Stop scoring a probe once the rest of its split would change the answer with at most this chance; 0 scores everything.")] = 0.001,
         seed: Annotated[int, typer.Option(help="Seed of training, healing and resampling.")] = 0,
         workers: Annotated[int | None, typer.Option(help="Trials at a time; default: what CPUs or GPUs allow.")] = None,
         address: Annotated[str | None, typer.Option(help="Ray cluster to join, e.g. auto; default: this machine alone.")] = None,
@@ -84,18 +87,20 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             families, scales, encoders, tasks, languages = questions
             heal = {option: value for option, value in heal.items() if value is not None}
             search = {"sampler": sampler, "price": price, "max_heals": max_heals, "rungs": tuple(dict.fromkeys(["full", *split(rungs)]))}
+            scoring: dict[str, Any] = {"num_beams": beams, "resample": resample, "early_stop": early_stop}
             defaults = {
                 "tolerance": 0.25, "alpha": 0.05, "base": "auto", "seed": 0, "num_selection": None, "num_test": None,
                 "sampler": "frontier", "price": 0.2, "max_heals": None, "rungs": ("full",),
+                "num_beams": 1, "resample": "utterance", "early_stop": 0.001,
             }
-            asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test, **search}
+            asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test, **search, **scoring}
             changed = {option: value for option, value in asked.items() if value != defaults[option]} | heal
             title = launch.sweep_name(job, *questions, [Path(data).stem] if data else [], changed=changed)
             settings, corpus = launch.prepare(
                 chosen, name=name or title, families=families,
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
                 heal=heal, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
-                joint=joint, **search,
+                joint=joint, **search, **scoring,
                 workers=launch.default_workers(chosen, address) if workers is None else workers,
             )  # fmt: skip
             if plan:

@@ -15,6 +15,7 @@ import torch
 
 from slamlab.data.utterance import Corpus
 from slamlab.model.slam import CONFIG_FILE
+from slamlab.scoring.metrics import METRICS
 from slamlab.sweep.bases import CARD_FILE
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.plan import clock
@@ -111,9 +112,9 @@ def _card_text(card: dict[str, Any], records: dict[Cell, dict[str, Any]]) -> str
     ]
     for cell, record in records.items():
         for split, score in record["scores"].items():
-            is_wer = score["metric"] == "wer"
+            is_rate = METRICS[score["metric"]].is_error_rate
             value, low, high = (
-                f"{100 * number:.1f} %" if is_wer else f"{number:.1f}" for number in (score["value"], *score["ci95"])
+                f"{100 * number:.1f} %" if is_rate else f"{number:.1f}" for number in (score["value"], *score["ci95"])
             )
             lines.append(
                 f"| {cell.task} {cell.language} | {split} | {score['metric'].upper()} {value} | {low} to {high} "

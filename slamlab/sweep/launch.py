@@ -147,6 +147,8 @@ def prepare(
         num_test=profile.num_test if num_test is None else num_test,
         **rest,
     )
+    if settings.resample == "speaker":
+        _check_speakers(corpus, cells, settings.num_selection, settings.num_test)
     return settings, corpus
 
 
@@ -165,6 +167,22 @@ def _check_splits(corpus: Corpus, cells: Sequence[Cell]) -> None:
                     f"a language that is swept has {least} utterances or more in {split}: an interval of fewer is void",
                     f"{found} for {language} in {corpus.name}",
                     "add recordings, or deal them to the splits anew",
+                )
+
+
+def _check_speakers(corpus: Corpus, cells: Sequence[Cell], num_selection: int, num_test: int) -> None:
+    """Refuse to draw speakers where a scored split has fewer than 2, or an utterance without one."""
+    for language in dict.fromkeys(cell.language for cell in cells):
+        for split, limit in (("selection", num_selection), ("test", num_test), ("test-voices", num_test)):
+            speakers = [one.speaker for one in corpus.utterances(language, split, limit)]
+            # As few as these are scored by a cheap look, or before a stop.
+            if speakers and ("" in speakers or len(set(speakers[:MIN_SCORED])) < 2):
+                raise DataError(
+                    "a bootstrap over speakers needs the speaker of every utterance, and 2 or more of them among the "
+                    f"first {MIN_SCORED} of a split",
+                    f"{len(set(speakers))} in {split} of {language} in {corpus.name}"
+                    + (f", and {speakers.count('')} utterances without one" if "" in speakers else ""),
+                    "pass --resample utterance, or name the speakers in the manifest",
                 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from slamlab.scoring.metrics import METRICS
 from slamlab.sweep.plan import clock
 from slamlab.sweep.settings import Request
 from slamlab.training.base import Progress
@@ -92,7 +93,9 @@ class Watcher:
 
 
 def _show(score: Mapping[str, Any]) -> str:
-    return f"WER {score['value']:.1%}" if score["metric"] == "wer" else f"BLEU {score['value']:.1f}"
+    value = f"{score['value']:.1%}" if METRICS[score["metric"]].is_error_rate else f"{score['value']:.1f}"
+    early = f" ({score['stopped_early']} after {score['num_utterances']})" if score.get("stopped_early") else ""
+    return f"{score['metric'].upper()} {value}{early}"
 
 
 def _splits(scores: Mapping[str, Any]) -> str:

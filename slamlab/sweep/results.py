@@ -10,26 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from slamlab.report.results import SCHEMA_VERSION
+from slamlab.report.writing import metric_name
+from slamlab.scoring.metrics import METRICS
 from slamlab.search.agreement import rank_agreement
 from slamlab.search.evidence import RUNGS
 from slamlab.search.frontier import Pool
 from slamlab.search.joint import JointSampler
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import JOINT, Cell
+from slamlab.sweep.evaluate import NUM_LOOKS
 from slamlab.sweep.ledger import Attempts
 from slamlab.zoo.profiles import as_json
 
 PACKAGES = (
     "slamlab", "torch", "transformers", "peft", "deepspeed", "ray", "optuna", "datasets", "jiwer", "sacrebleu", "numpy",
 )  # fmt: skip
-WORTHLESS_WER, WORTHLESS_BLEU = 0.75, 5.0
+WORTHLESS_RATE, WORTHLESS_BLEU = 0.75, 5.0
 """An unpruned model this bad can lose layers without getting worse, and that says nothing."""
 PROBE_FACTS = (
     "relative_degradation", "ci95", "p_within", "se", "fingerprint", "wall_seconds", "device_seconds", "num_parameters",
 )  # fmt: skip
 COUNTS = (
-    "num_words", "insertions", "deletions", "substitutions",
-    "num_empty_references", "num_empty_hypotheses", "num_loops", "num_capped",
+    "num_words", "num_characters", "insertions", "deletions", "substitutions", "also", "num_planned", "stopped_early",
+    "num_empty_references", "num_empty_hypotheses", "num_loops", "num_capped", "num_premature",
 )  # fmt: skip
 
 
@@ -59,6 +62,12 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
                 "price": settings.price,
                 "max_heals": settings.max_heals,
                 "rungs": list(settings.rungs),
+            },
+            "scoring": {
+                "num_beams": settings.num_beams,
+                "resample": settings.resample,
+                "early_stop": settings.early_stop,
+                "num_looks": NUM_LOOKS,
             },
             "convention": "a block of depth n starting at l is the layers l to l+n-1, counted from 0",
             "heal": {cell.scale: as_json(settings.heal_recipe(cell)) for cell in settings.cells},
@@ -189,14 +198,15 @@ def _is_of(final: dict[str, Any], probe: dict[str, Any]) -> bool:
 
 
 def _is_worthless(score: dict[str, Any]) -> bool:
-    return bool(score["value"] >= WORTHLESS_WER if score["metric"] == "wer" else score["value"] <= WORTHLESS_BLEU)
+    is_rate = METRICS[score["metric"]].is_error_rate
+    return bool(score["value"] >= WORTHLESS_RATE if is_rate else score["value"] <= WORTHLESS_BLEU)
 
 
 def _worthless(base: dict[str, Any]) -> str:
     score = base["scores"]["test"]
     return (
-        f"the unpruned model itself scores {score['metric'].upper()} {score['value']:.3g}: it has learned too little "
-        "for anything relative to it to mean much; train the base longer"
+        f"the unpruned model itself scores {metric_name(score['metric'])} {score['value']:.3g}: it has learned too "
+        "little for anything relative to it to mean much; train the base longer"
     )
 
 
@@ -206,6 +216,12 @@ def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) 
     if "checkpoint" in record:
         shown["checkpoint"] = record["checkpoint"]
     return shown
+
+
+def _looked(score: dict[str, Any]) -> dict[str, Any]:
+    """Return how much of a split was scored, and the metric."""
+    names = ("metric", "num_utterances", "num_empty_references", "num_planned", "stopped_early")
+    return {name: score[name] for name in names if name in score}
 
 
 def _score(score: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +247,7 @@ def _probes(campaign: Campaign, cell: Cell) -> list[dict[str, Any]]:
         if attempts.reasons:
             probe["reason"] = "; then: ".join(attempts.reasons)
         if record := attempts.record:
-            probe |= _score(record["scores"]["selection"])
+            probe |= _looked(record["scores"]["selection"]) | _score(record["scores"]["selection"])
             probe |= {name: record[name] for name in PROBE_FACTS}
             if rung == "full":  # a cheap look decides nothing
                 probe |= campaign.verdict(cell, start, depth)
@@ -330,7 +346,11 @@ def _joint_heals(campaign: Campaign, joint: Cell, members: list[Cell]) -> list[d
         if record := attempts.record:
             names = ("value", "relative_degradation", "ci95", "p_within", "se")
             heal["members"] = [
-                {"cell": member.as_dict(), **{name: record[name][i] for name in names}}
+                {
+                    "cell": member.as_dict(),
+                    **{name: record[name][i] for name in names},
+                    **_looked(record["scores"][member.name]["selection"]),
+                }
                 for i, member in enumerate(members)
             ]
             heal |= {name: record[name] for name in ("fingerprint", "wall_seconds", "device_seconds")}

@@ -16,8 +16,12 @@ from slamlab.sweep.cells import Cell
 from slamlab.sweep.store import fingerprint
 from slamlab.zoo.profiles import PROFILES, RUNGS, HealRecipe, Profile, TrainRecipe
 
-TRIAL_REVISION = 2
+TRIAL_REVISION = 3
 """Raised when a change of this package changes what a trial computes: old records then no longer serve."""
+
+
+EARLY_STOP = 0.001
+"""Strict: a stop against the evidence costs a block judged wrongly, and what it saves is a part of one decoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,10 @@ class Settings:
         max_heals: Full heals a cell at most, None for the strategy's own limit.
         rungs: Looks that may be taken; `full` always is.
         joint: Whether one block is wanted for all cells of a base together.
+        num_beams: Beams of decoding; 1 decodes greedily, as in the paper.
+        resample: What the bootstrap draws: `utterance` or `speaker`.
+        early_stop: Chance accepted that a probe's scoring stops although the whole selection split would tell
+            otherwise; 0 to score every utterance.
     """
 
     name: str
@@ -67,6 +75,9 @@ class Settings:
     max_heals: int | None = None
     rungs: tuple[str, ...] = ("full",)
     joint: bool = False
+    num_beams: int = 1
+    resample: Literal["utterance", "speaker"] = "utterance"
+    early_stop: float = EARLY_STOP
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.][\w.-]*", self.name):
@@ -91,6 +102,16 @@ class Settings:
             raise OptionError("the price of a heal is above 0 layers", self.price, f"pass for example --price {PRICE}")
         if self.max_heals is not None and self.max_heals < 1:
             raise OptionError("a cell takes 1 heal or more", self.max_heals, "pass --max-heals 1 or more")
+        if self.num_beams < 1:
+            raise OptionError("decoding keeps 1 beam or more", self.num_beams, "pass --beams 1 for greedy decoding")
+        if self.resample not in ("utterance", "speaker"):
+            raise OptionError("a bootstrap draws an utterance or a speaker", self.resample, "choose one of them")
+        if not 0 <= self.early_stop < 0.5:
+            raise OptionError(
+                "the chance of a wrong early stop is 0 or more and below 0.5",
+                self.early_stop,
+                f"pass for example --early-stop {EARLY_STOP}, or 0 to score every utterance",
+            )
         for rung in self.rungs:
             if rung not in RUNGS:
                 raise OptionError(f"a rung is one of {', '.join(RUNGS)}", rung, "choose among them")
@@ -131,6 +152,9 @@ class Settings:
                 "selection": self.num_selection,
                 "test": self.num_test,
                 "profile": self.profile,
+                "num_beams": self.num_beams,
+                "resample": self.resample,
+                "early_stop": self.early_stop,
             }
         )
 

@@ -1,8 +1,9 @@
 """The store: one folder that keeps what was computed, under names made from what it is.
 
 Layout: `ledger.db` (Optuna), `trials/<fingerprint>.json` (one record a trial), `hypotheses/` and `maps/` (named by the
-sha256 of their bytes), `bases/` and `checkpoints/` (model folders, named by fingerprint), `cache/` (what can be made
-again: speech, encoder frames, converted weights). Files and folders appear whole or not at all.
+sha256 of their bytes), `bases/` and `checkpoints/` (model folders, named by fingerprint), `answers/` (what models said,
+as they say it), `losses/` (of heals), `cache/` (what can be made again: speech, encoder frames, converted weights).
+Files and folders appear whole or not at all, but for answers, which grow by whole lines.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slamlab.errors import StoreError
+from slamlab.scoring.journal import Journal
 
 MIN_FREE_BYTES = 2_000_000_000
 
@@ -91,9 +93,32 @@ class Store:
         """Return where a base trained for the facts behind `key` lies."""
         return self.root / "bases" / key[:32]
 
-    def checkpoint_folder(self, trial_fingerprint: str) -> Path:
-        """Return where the healed model of a probe lies."""
-        return self.root / "checkpoints" / trial_fingerprint[:32]
+    def checkpoint_folder(self, model: str) -> Path:
+        """Return where a healed model lies; `model` is the fingerprint of what makes it what it is."""
+        return self.root / "checkpoints" / model[:32]
+
+    def drop_folder(self, path: Path) -> None:
+        """Remove a folder of the store, which is gone at once for whoever looks."""
+        if path.exists():
+            doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=".draft-"))
+            path.rename(doomed / path.name)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def journal(self, answers: str) -> Journal:
+        """Return the answers of a model on a split; `answers` is the fingerprint of all that they depend on."""
+        return Journal(self.root / "answers" / f"{answers[:32]}.jsonl")
+
+    def read_losses(self, model: str) -> list[float]:
+        """Return the losses of the healing of a model, nothing where they are not known."""
+        try:
+            losses = json.loads((self.root / "losses" / f"{model[:32]}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return losses if isinstance(losses, list) else []
+
+    def write_losses(self, model: str, losses: list[float]) -> None:
+        """Keep the losses of the healing of a model."""
+        self._write(self.root / "losses" / f"{model[:32]}.json", json.dumps(losses).encode())
 
     def read_record(self, trial_fingerprint: str) -> dict[str, Any] | None:
         """Return the record of a finished trial, None where there is none or it is damaged."""

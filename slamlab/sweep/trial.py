@@ -3,13 +3,13 @@
 A trial is a generator: it yields where it stands and ends with its record. It knows nothing of Ray, Optuna or the other
 trials; what it needs of a base or a probe it reads from the store, or makes again. The record lies in the store before
 the trial ends, under a fingerprint of everything that can change it: an equal trial, in whatever sweep, reads it there.
+So does a trial that was killed find the model that it healed and the answers that this model has given.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,16 +20,15 @@ import torch
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import SPLITS, Corpus, Utterance
 from slamlab.model import surgery
-from slamlab.model.decode import LOOP_REPEATS, LOOP_TOKENS, generate
 from slamlab.model.redundancy import AngularDistance
-from slamlab.model.slam import SlamModel, load, prompt_text
+from slamlab.model.slam import SlamModel, load
 from slamlab.model.surgery import LayerBlock
-from slamlab.scoring.bootstrap import score_interval
+from slamlab.scoring.metrics import METRICS
 from slamlab.scoring.normalise import normaliser
-from slamlab.scoring.records import encode_records, make_records
-from slamlab.scoring.score import score_records
+from slamlab.scoring.records import read_records
 from slamlab.sweep.bases import Base, base_name, find_base
 from slamlab.sweep.cells import Cell
+from slamlab.sweep.evaluate import NUM_LOOKS, EarlyStop, Evaluation, decode_facts
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.training.base import Progress, compute_features, speech_stream
@@ -39,8 +38,6 @@ from slamlab.zoo.profiles import RUNGS, HealRecipe
 
 NUM_MAP_UTTERANCES = 64
 """Utterances of the selection split that an angular-distance map averages over (about 3,000 positions)."""
-SPARE_TOKENS = 8
-"""Tokens allowed beyond the rate of speech, so that a very short recording can still be answered."""
 
 Steps = Generator[Progress, None, dict[str, Any]]
 
@@ -90,7 +87,10 @@ class Bench:
         facts = self._base_facts(cell, base)
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        scores = yield from self._score_splits(base.model, cell, SPLITS[1:])
+        scores = {}
+        for split, evaluation in self._evaluations(cell, base, base.fingerprint, SPLITS[1:]).items():
+            yield from evaluation.run(base.model, self.features(cell.encoder), f"decode {split}")
+            scores[split] = evaluation.score(self.store)
         yield Progress(stage="map", step=0, num_steps=1)
         return {
             "fingerprint": fingerprint(facts),
@@ -110,19 +110,19 @@ class Bench:
         facts = self._pruned_facts(request, base)
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        model, losses = yield from self._prune(request, base)
-        scores = yield from self._score_members(model, request, SPLITS[1:2])
+        scores = yield from self._score_pruned(request, base, SPLITS[1:2])
+        key = fingerprint(self._model_facts(request, base))
         # Of what a lower rung looked at, or what cannot win, no checkpoint is ever asked for.
-        if request.rung == "full" and all(
+        if request.rung != "full" or not all(
             self._may_win(member, base, scores[member.name]["selection"]) for member in self._members(request)
         ):
-            self.store.put_folder(self.store.checkpoint_folder(fingerprint(facts)), model.save)
+            self.store.drop_folder(self.store.checkpoint_folder(key))
         return {
-            **self._pruned_record(request, facts, model, scores),
+            **self._pruned_record(request, facts, base, scores),
             "rung": request.rung,
             "repeat": facts.get("repeat", 0),
             "num_layers": len(surgery.decoder_layers(base.model.decoder)),
-            "losses": losses,
+            "losses": self.store.read_losses(key),
         }
 
     def _run_final(self, request: Request) -> Steps:
@@ -133,21 +133,18 @@ class Bench:
         facts = {"revision": TRIAL_REVISION, "kind": request.kind, "pruned": pruned, "num_test": num_test}
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        checkpoint = self.store.checkpoint_folder(fingerprint(pruned))
-        if checkpoint.is_dir():
-            model = load(checkpoint).to(_device())
-        else:
-            model, _ = yield from self._prune(request, base)
-            self.store.put_folder(checkpoint, model.save)
-        scores = yield from self._score_members(model, request, SPLITS[2:])
+        checkpoint = self.store.checkpoint_folder(fingerprint(self._model_facts(request, base)))
+        if not checkpoint.is_dir():  # asked for whatever has been answered already
+            yield from self._pruned_model(request, base)
+        scores = yield from self._score_pruned(request, base, SPLITS[2:])
         return {
-            **self._pruned_record(request, facts, model, scores),
+            **self._pruned_record(request, facts, base, scores),
             "repeat": request.repeat,
             "checkpoint": self.store.relative(checkpoint),
         }
 
     def _pruned_record(
-        self, request: Request, facts: dict[str, Any], model: SlamModel, scores: dict[str, Any]
+        self, request: Request, facts: dict[str, Any], base: Base, scores: dict[str, Any]
     ) -> dict[str, Any]:
         """Return what is told of every pruned model; of a joint one, scores by member."""
         record = {
@@ -157,7 +154,7 @@ class Bench:
             "cell": request.cell.as_dict(),
             "start": request.start,
             "depth": request.depth,
-            "num_parameters": model.num_parameters(),
+            "num_parameters": base.model.num_parameters() - _num_parameters(base.model, request),
         }
         if not request.is_joint:
             return {**record, "scores": scores[request.cell.name]}
@@ -187,17 +184,28 @@ class Bench:
             "revision": TRIAL_REVISION,
             "task": cell.task,
             "language": cell.language,
-            "normaliser": normaliser(cell.language, cell.task).signature,
+            "normaliser": normaliser(cell.text_language, cell.task).signature,
             "base": base.fingerprint,
             "encoder": self.features(cell.encoder).fingerprint,
             "corpus": self.corpus.fingerprint,
             "num_selection": len(self._scored(cell, "selection", rung)),
-            "decode": {
-                "greedy": True,
-                "tokens_per_s": self.profile.decode_tokens_per_s,
-                "spare_tokens": SPARE_TOKENS,
-                "loop": [LOOP_REPEATS, LOOP_TOKENS],
-            },
+            "decode": decode_facts(self.profile, self.settings.num_beams),
+            "resample": self.settings.resample,
+        }
+
+    def _model_facts(self, request: Request, base: Base) -> dict[str, Any]:
+        """Return what can change the weights of a request's pruned model."""
+        facts: dict[str, Any] = {"base": base.fingerprint, "block": {"start": request.start, "depth": request.depth}}
+        recipe = self._recipe(request)
+        if recipe is None:
+            return facts  # and nothing is drawn
+        return {
+            **facts,
+            "jobs": [[member.task, member.language] for member in self._members(request)],
+            "encoder": self.features(request.cell.encoder).fingerprint,
+            "corpus": self.corpus.fingerprint,
+            "heal": asdict(recipe),
+            "seed": self.settings.seed + request.repeat,
         }
 
     def _base_facts(self, cell: Cell, base: Base) -> dict[str, Any]:
@@ -214,6 +222,8 @@ class Bench:
             facts |= {"heal": None}  # and nothing is drawn
         else:
             facts |= {"heal": asdict(recipe), "seed": self.settings.seed, "repeat": request.repeat}
+        if self.settings.early_stop:
+            facts |= {"early_stop": [self.settings.early_stop, self.settings.tolerance, NUM_LOOKS]}
         if request.is_joint:
             members = [self._facts(member, base) for member in self._members(request)]
             return {"kind": "joint", "members": members, **facts}
@@ -225,7 +235,7 @@ class Bench:
         if known is None:  # lost since the probe was asked for
             return True
         unpruned, tolerance = known["scores"]["selection"]["value"], self.settings.tolerance
-        if score["metric"] == "wer":
+        if METRICS[score["metric"]].is_error_rate:
             return bool(score["value"] <= (1 + tolerance) * unpruned)
         return bool(score["value"] >= (1 - tolerance) * unpruned)
 
@@ -251,14 +261,77 @@ class Bench:
         utterances = self.corpus.utterances(cell.language, split, self.settings.num_selection)
         return utterances[: RUNGS[rung].num_scored(len(utterances))]
 
-    def _prune(self, request: Request, base: Base) -> Generator[Progress, None, tuple[SlamModel, list[float]]]:
-        """Return the base without a request's block, healed by its recipe, and the losses."""
+    def _evaluations(
+        self, cell: Cell, base: Base, model: str, splits: Sequence[str], rung: str = "full", *, pruned: bool = False
+    ) -> dict[str, Evaluation]:
+        """Return the evaluations of a model, by its fingerprint, on those of the splits that the corpus has."""
+        evaluations = {}
+        for split in splits:
+            utterances = self._scored(cell, split, rung)
+            if not utterances:
+                continue
+            said = {
+                "revision": TRIAL_REVISION,
+                "model": model,
+                "encoder": self.features(cell.encoder).fingerprint,
+                "corpus": self.corpus.fingerprint,
+                "question": [cell.task, cell.language, split],
+                "decode": decode_facts(self.profile, self.settings.num_beams),
+            }
+            evaluations[split] = Evaluation(
+                cell,
+                utterances,
+                self.store.journal(fingerprint(said)),
+                self.profile,
+                num_beams=self.settings.num_beams,
+                stop=self._early_stop(cell, base) if pruned and split == "selection" else None,
+                by_speaker=self.settings.resample == "speaker",
+            )
+        return evaluations
+
+    def _early_stop(self, cell: Cell, base: Base) -> EarlyStop | None:
+        """Return when a probe of a cell may stop, None where it may not, or where the base's answers are lost."""
+        known = self.store.read_record(fingerprint(self._base_facts(cell, base)))
+        if known is None or not self.settings.early_stop:
+            return None
+        records = read_records(self.store.root / known["scores"]["selection"]["hypotheses"])
+        return EarlyStop(base=records, tolerance=self.settings.tolerance, delta=self.settings.early_stop)
+
+    def _score_pruned(self, request: Request, base: Base, splits: Sequence[str]) -> Steps:
+        """Score a pruned model for every cell that it answers for, by the cell's name and split.
+
+        The model is loaded, or made, only where an answer is missing.
+        """
+        key = fingerprint(self._model_facts(request, base))
+        evaluations = [
+            (member, split, evaluation)
+            for member in self._members(request)
+            for split, evaluation in self._evaluations(member, base, key, splits, request.rung, pruned=True).items()
+        ]
+        if not all(evaluation.finished for *_, evaluation in evaluations):
+            model = yield from self._pruned_model(request, base)
+            for member, split, evaluation in evaluations:
+                yield from evaluation.run(model, self.features(member.encoder), f"decode {split}")
+        scores: dict[str, Any] = {}
+        for member, split, evaluation in evaluations:
+            scores.setdefault(member.name, {})[split] = evaluation.score(self.store)
+        return scores
+
+    def _pruned_model(self, request: Request, base: Base) -> Generator[Progress, None, SlamModel]:
+        """Return the base without a request's block, healed by its recipe.
+
+        A healed model is kept at once, so that scoring it can go on after an interruption without healing again.
+        """
         block, recipe, model = LayerBlock(request.start, request.depth), self._recipe(request), base.model
+        key = fingerprint(self._model_facts(request, base))
+        checkpoint = self.store.checkpoint_folder(key)
+        if checkpoint.is_dir():
+            return load(checkpoint).to(_device())
         # Also to score it unhealed: skipped in place, the block's layers would still be computed for every token.
         pruned = SlamModel(model.config, surgery.without(model.decoder, block), model.tokenizer).eval()
         pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
         if recipe is None:
-            return pruned, []
+            return pruned
         receiver = surgery.receiving_layer(block, len(surgery.decoder_layers(model.decoder)), recipe.side)
         jobs = [
             (utterance, member.task)
@@ -266,7 +339,9 @@ class Bench:
             for utterance in self.corpus.utterances(member.language, "train", recipe.num_train)
         ]
         losses = yield from self._heal(pruned, receiver, jobs, recipe, self.settings.seed + request.repeat)
-        return pruned, losses
+        self.store.write_losses(key, losses)
+        self.store.put_folder(checkpoint, pruned.save)
+        return pruned
 
     def _heal(
         self, model: SlamModel, receiver: int, jobs: Sequence[tuple[Utterance, str]], recipe: HealRecipe, seed: int
@@ -280,70 +355,6 @@ class Bench:
             losses.append(step.loss)
             yield Progress(stage="heal", step=step.step, num_steps=step.num_steps, loss=step.loss)
         return losses
-
-    def _score_members(self, model: SlamModel, request: Request, splits: Sequence[str]) -> Steps:
-        """Score a pruned model for every cell that it answers for, by the cell's name and split."""
-        scores = {}
-        for member in self._members(request):
-            scores[member.name] = yield from self._score_splits(model, member, splits, request.rung)
-        return scores
-
-    def _score_splits(self, model: SlamModel, cell: Cell, splits: Sequence[str], rung: str = "full") -> Steps:
-        """Score a model on those of the splits that the corpus has."""
-        scores = {}
-        for split in splits:
-            if utterances := self._scored(cell, split, rung):
-                scores[split] = yield from self._score(model, cell, utterances, f"decode {split}")
-        return scores
-
-    def _score(self, model: SlamModel, cell: Cell, utterances: list[Utterance], stage: str) -> Steps:
-        """Decode utterances and score them; the hypotheses go to the store."""
-        answers, stopped = yield from self._decode(model, cell, utterances, stage)
-        references = [u.target(cell.task) for u in utterances]
-        scored = make_records([u.id for u in utterances], references, answers, cell.language, cell.task)
-        score = score_records(scored.records, cell.language, cell.task)
-        return {
-            "metric": score.metric,
-            "value": score.value,
-            "ci95": score_interval(score.statistics, score.metric),
-            "num_utterances": score.num_utterances,
-            "num_empty_references": scored.num_empty_references,
-            "signature": score.signature,
-            **score.counts,
-            "num_loops": stopped["loop"],
-            "num_capped": stopped["length"],
-            "hypotheses": self.store.put_bytes("hypotheses", ".jsonl", encode_records(scored.records)),
-        }
-
-    def _decode(
-        self, model: SlamModel, cell: Cell, utterances: list[Utterance], stage: str
-    ) -> Generator[Progress, None, tuple[list[str], Counter[str]]]:
-        """Return the greedy answers to utterances, in their order, and how often each reason ended one.
-
-        Neighbours in length share a batch.
-        """
-        features, batch_size = self.features(cell.encoder), self.profile.eval_batch_size
-        prompt = model.tokenizer.encode(prompt_text(cell.task, cell.language), add_special_tokens=False)
-        order = sorted(range(len(utterances)), key=lambda i: utterances[i].duration_s)
-        answers, stopped = [""] * len(order), Counter[str]()
-        for begin in range(0, len(order), batch_size):
-            yield Progress(stage=stage, step=begin, num_steps=len(order))
-            batch = [utterances[i] for i in order[begin : begin + batch_size]]
-            caps = [int(u.duration_s * self.profile.decode_tokens_per_s) + SPARE_TOKENS for u in batch]
-            with torch.inference_mode():
-                prefixes = model.prefixes(features.get(batch), [prompt] * len(batch))
-                generated = generate(
-                    model.decoder,
-                    prefixes,
-                    caps,
-                    eos_token_id=model.tokenizer.eos_token_id,
-                    pad_token_id=model.tokenizer.pad_token_id or 0,
-                    batch_size=batch_size,
-                )
-            for i, row in zip(order[begin : begin + batch_size], generated, strict=True):
-                answers[i] = model.tokenizer.decode(row.tokens, skip_special_tokens=True).strip()
-                stopped[row.stopped] += 1
-        return answers, stopped
 
     def _map(self, model: SlamModel, cell: Cell) -> str:
         """Keep the angular-distance map over audio, prompt and reference answer; return where it lies."""
@@ -361,6 +372,12 @@ class Bench:
         content = io.BytesIO()
         np.savez(content, distance=meter.matrix())
         return self.store.put_bytes("maps", ".npz", content.getvalue())
+
+
+def _num_parameters(model: SlamModel, request: Request) -> int:
+    """Count the weights of the layers that a request removes."""
+    layers = surgery.decoder_layers(model.decoder)[request.start : request.start + request.depth]
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
 
 def _device() -> str:

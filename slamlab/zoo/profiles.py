@@ -190,6 +190,8 @@ class Profile:
     num_test: int
     decode_tokens_per_s: float = 12.0
     """Longest answer allowed, in tokens a second of audio (fast speech has about 4-5 words a second)."""
+    decode_precision: Precision = "fp32"
+    """Of the weights that decode. In fp32 an answer does not depend on what shares its batch."""
     eval_batch_size: int = 64
     cpus_per_trial: int = 1
     gpus_per_trial: int = 0
@@ -258,6 +260,7 @@ PROFILES = {
             },
             num_selection=2_000,
             num_test=2_620,
+            decode_precision="bf16",
             eval_batch_size=16,
             cpus_per_trial=4,
             gpus_per_trial=1,

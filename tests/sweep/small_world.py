@@ -205,9 +205,9 @@ def _answers(
         "num_utterances": score.num_utterances,
         "num_empty_references": scored.num_empty_references,
         "signature": score.signature,
+        "num_planned": len(drawn),
+        "stopped_early": None,
         **score.counts,
-        "num_loops": 0,
-        "num_capped": 0,
     }
     return kept, encode_records(scored.records)
 

@@ -15,9 +15,10 @@ from slamlab.data.grammar import sentences
 from slamlab.errors import ModelError
 from slamlab.model.slam import SlamConfig, SlamModel
 from slamlab.model.surgery import LayerBlock, skipping
-from slamlab.scoring.records import read_records
+from slamlab.scoring.records import encode_records, read_records
 from slamlab.scoring.score import score_records
 from slamlab.sweep.cells import Cell, joint_cell
+from slamlab.sweep.evaluate import Evaluation
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.sweep.trial import Bench
@@ -103,6 +104,19 @@ def _hypotheses(bench, record):
     }
 
 
+def _checkpoint(bench, request):
+    """Return where the healed model of a request lies."""
+    return bench.store.checkpoint_folder(fingerprint(bench._model_facts(request, bench._base)))
+
+
+def _again(bench, request, model, split="selection"):
+    """Return the score of a model on a split, from a journal of its own."""
+    utterances = bench._scored(request.cell, split, request.rung)
+    evaluation = Evaluation(request.cell, utterances, bench.store.journal(fingerprint(time.time())), bench.profile)
+    list(evaluation.run(model, bench.features(request.cell.encoder), "decode"))
+    return evaluation.score(bench.store)
+
+
 def _weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -163,7 +177,7 @@ def test_a_final_scores_the_probes_checkpoint_on_the_splits_that_are_reported(ra
     record = records["final"]
     assert list(record["scores"]) == ["test", "test-voices"]
     assert stages["final"] == ["decode test", "decode test-voices"], "it heals no second time"
-    assert record["checkpoint"] == bench.store.relative(bench.store.checkpoint_folder(records["probe"]["fingerprint"]))
+    assert record["checkpoint"] == bench.store.relative(_checkpoint(bench, PROBE))
     model = slamlab.load(bench.store.root / record["checkpoint"])
     assert model.decoder.config.num_hidden_layers == 9
     assert model.num_parameters() == record["num_parameters"] == records["probe"]["num_parameters"]
@@ -245,13 +259,14 @@ def test_what_cannot_win_leaves_no_checkpoint(new_bench):
     bench.store.write_record(base)
     probe, _ = _finish(bench.run(PROBE))
     assert probe["scores"]["selection"]["value"] > 0
-    assert not bench.store.checkpoint_folder(probe["fingerprint"]).exists()
+    assert not _checkpoint(bench, PROBE).exists()
+    assert list(_checkpoint(bench, PROBE).parent.iterdir()) == [], "nor a part of one"
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"seed": 1}, {"num_selection": 5}, {"heal": {"num_steps": 3, "batch_size": 2, "r": 4, "num_train": 4}}],
-    ids=["seed", "selection", "steps"],
+    [{"seed": 1}, {"heal": {"num_steps": 3, "batch_size": 2, "r": 4, "num_train": 4}}],
+    ids=["seed", "steps"],
 )
 def test_another_recipe_is_another_trial(ran, new_bench, changed):
     steps = new_bench(ran[0].store.root, **changed).run(PROBE)
@@ -278,9 +293,77 @@ def test_a_copied_base_with_a_card_is_the_same_base(ran, new_bench, base, tmp_pa
     assert record["fingerprint"] == ran[1]["probe"]["fingerprint"]
 
 
+@pytest.mark.parametrize("changed", [{"num_selection": 5}, {"tolerance": 0.1}, {"early_stop": 0.0}])
+def test_what_is_scored_changes_the_trial_but_answers_are_not_given_twice(ran, new_bench, changed):
+    bench, records, _, _ = ran
+    record, stages = _finish(new_bench(bench.store.root, **changed).run(PROBE))
+    assert record["fingerprint"] != records["probe"]["fingerprint"]
+    assert stages == [], "a model was made, or an answer decoded"
+    assert record["losses"] == records["probe"]["losses"]
+    known = _hypotheses(bench, records["probe"])
+    assert _hypotheses(bench, record).items() <= known.items()
+
+
+def test_beams_and_what_is_drawn_are_part_of_a_trial(ran, new_bench):
+    bench, records, _, _ = ran
+    found = {}
+    for changed in ({"num_beams": 2}, {"resample": "speaker"}):
+        record, stages = _finish(new_bench(bench.store.root, **changed).run(PROBE))
+        found[record["fingerprint"]] = stages
+    assert list(found.values()) == [["decode selection"], []]
+    assert records["probe"]["fingerprint"] not in found
+
+
+def test_a_killed_evaluation_goes_on_without_healing_again(new_bench, ran):
+    bench = new_bench(num_selection=12)
+    bench.profile = replace(bench.profile, eval_batch_size=4)
+    for progress in (steps := bench.run(PROBE)):
+        if progress.stage == "decode selection" and progress.step == 8:
+            break
+    steps.close()  # as by a kill: nothing of it is told
+    again = new_bench(bench.store.root, num_selection=12)
+    again.profile = replace(again.profile, eval_batch_size=4)
+    told = [(progress.stage, progress.step) for progress in again.run(PROBE)]
+    assert told == [("decode selection", 8)], "it healed, or decoded what was answered"
+    (record,) = _run(again, PROBE)
+    assert record["scores"]["selection"]["num_utterances"] == 12
+    assert len(record["losses"]) == 2
+    whole = new_bench(num_selection=12)
+    whole.profile = replace(whole.profile, eval_batch_size=4)
+    (uninterrupted,) = _run(whole, PROBE)
+    assert _measured(json.loads(json.dumps(record))) == _measured(json.loads(json.dumps(uninterrupted)))
+
+
+def test_a_hopeless_probe_is_not_scored_to_its_end(new_bench):
+    bench = new_bench(num_selection=40, tolerance=0.25)
+    bench.profile = replace(bench.profile, eval_batch_size=4)
+    base, _ = _finish(bench.run(BASE))
+    score = base["scores"]["selection"]
+    # As if the base were good: it says what was said.
+    spoken = [
+        replace(one, hypothesis=one.reference, hypothesis_normalized=one.reference_normalized)
+        for one in read_records(bench.store.root / score["hypotheses"])
+    ]
+    score["hypotheses"] = bench.store.put_bytes("hypotheses", ".jsonl", encode_records(spoken))
+    bench.store.write_record(base)
+    probe, _ = _finish(bench.run(PROBE))
+    scored = probe["scores"]["selection"]
+    assert scored["stopped_early"] == "hopeless"
+    assert scored["num_utterances"] < scored["num_planned"] == 40
+    first = [one.id for one in bench.corpus.utterances("en", "selection", scored["num_utterances"])]
+    assert list(_hypotheses(bench, probe)) == first, "the first of the shuffled order, not the shortest"
+    patient = new_bench(bench.store.root, num_selection=40, tolerance=0.25, early_stop=0.0)
+    patient.profile = bench.profile
+    whole, stages = _finish(patient.run(PROBE))
+    assert whole["scores"]["selection"]["num_utterances"] == 40
+    assert whole["scores"]["selection"]["stopped_early"] is None
+    assert _hypotheses(bench, probe).items() <= _hypotheses(patient, whole).items()
+    assert "decode selection" in stages
+
+
 def test_who_asks_changes_no_fingerprint(ran, new_bench):
     bench, records, _, _ = ran
-    other = new_bench(bench.store.root, name="other", workers=3, tolerance=0.1, alpha=0.2)
+    other = new_bench(bench.store.root, name="other", workers=3, alpha=0.2)
     record, stages = _finish(other.run(PROBE))
     assert stages == []
     assert record["fingerprint"] == records["probe"]["fingerprint"]
@@ -313,7 +396,7 @@ def test_a_rung_heals_and_scores_its_share(looked):
         assert record["facts"]["num_selection"] == record["scores"]["selection"]["num_utterances"] == num_scored
         assert (record["facts"]["heal"] or {"train": {"num_steps": 0}})["train"]["num_steps"] == num_steps
         assert record["num_parameters"] == records["full"]["num_parameters"]
-        assert bench.store.checkpoint_folder(record["fingerprint"]).exists() == (rung == "full")
+        assert _checkpoint(bench, replace(PROBE, rung=rung)).exists() == (rung == "full")
 
 
 def test_what_a_lower_rung_scores_is_part_of_what_a_higher_one_does(looked):
@@ -324,12 +407,12 @@ def test_what_a_lower_rung_scores_is_part_of_what_a_higher_one_does(looked):
 
 def test_unhealed_is_the_base_with_its_block_skipped(looked):
     bench, records, _ = looked
-    utterances = bench.corpus.utterances("en", "selection", 10)
+    unhealed = replace(PROBE, rung="unhealed")
     whole = bench._base.model
     with skipping(whole.decoder, LayerBlock(PROBE.start, PROBE.depth)):
-        score, _ = _finish(bench._score(whole, CELL, utterances, "decode"))
+        score = _again(bench, unhealed, whole)
     assert score == records["unhealed"]["scores"]["selection"]
-    other, _ = _finish(bench._score(whole, CELL, utterances, "decode"))
+    other = _again(bench, unhealed, whole)
     assert other["hypotheses"] != score["hypotheses"], "with nothing removed the answers are others"
 
 
@@ -349,7 +432,7 @@ def test_a_repeat_is_another_heal_and_the_same_one_each_time(ran, new_bench):
     assert record["repeat"] == final_record["repeat"] == 1
     assert record["losses"] != records["probe"]["losses"]
     assert record["fingerprint"] != records["probe"]["fingerprint"]
-    own = bench.store.checkpoint_folder(record["fingerprint"])
+    own = _checkpoint(bench, repeat)
     assert final_record["checkpoint"] == bench.store.relative(own) != records["final"]["checkpoint"]
     (elsewhere,) = _run(new_bench(), repeat)
     assert _measured(json.loads(json.dumps(elsewhere))) == _measured(json.loads(json.dumps(record)))
@@ -380,11 +463,10 @@ def test_a_joint_heal_is_one_model_scored_for_each_of_its_cells(joined):
     assert list(record["scores"]) == [CELL.name, GERMAN.name]
     english, german = (record["scores"][cell.name]["selection"] for cell in (CELL, GERMAN))
     assert (english["metric"], german["metric"]) == ("wer", "bleu")
-    model = slamlab.load(bench.store.checkpoint_folder(record["fingerprint"])).to("cpu")
+    model = slamlab.load(_checkpoint(bench, JOINT)).to("cpu")
     assert model.decoder.config.num_hidden_layers == 9
     for cell, kept in ((CELL, english), (GERMAN, german)):
-        score, _ = _finish(bench._score(model, cell, bench.corpus.utterances(cell.language, "selection", 6), "decode"))
-        assert score == kept
+        assert _again(bench, replace(PROBE, cell=cell), model) == kept
 
 
 def test_a_joint_final_scores_that_model_on_the_splits_that_are_reported(joined):
@@ -394,8 +476,7 @@ def test_a_joint_final_scores_that_model_on_the_splits_that_are_reported(joined)
     assert {name: list(scores) for name, scores in record["scores"].items()} == {
         cell.name: ["test", "test-voices"] for cell in (CELL, GERMAN)
     }
-    checkpoint = bench.store.checkpoint_folder(records["joint"]["fingerprint"])
-    assert record["checkpoint"] == bench.store.relative(checkpoint)
+    assert record["checkpoint"] == bench.store.relative(_checkpoint(bench, JOINT))
     assert record["members"] == records["joint"]["members"]
 
 
@@ -423,5 +504,5 @@ def test_a_joint_that_one_cell_cannot_accept_leaves_no_checkpoint(new_bench):
     english, _ = _run(bench, BASE, replace(BASE, cell=GERMAN))
     english["scores"]["selection"]["value"] = 0.0  # as if it made no error: nothing random comes near
     bench.store.write_record(english)
-    (record,) = _run(bench, JOINT)
-    assert not bench.store.checkpoint_folder(record["fingerprint"]).exists()
+    _run(bench, JOINT)
+    assert not _checkpoint(bench, JOINT).exists()
