@@ -82,7 +82,7 @@ def _table(result: dict[str, Any]) -> Table:
         rows["Insertions / deletions / substitutions"] = f"{' / '.join(map(str, edits))} of {result[f'num_{unit}']} {unit}"
     rows["Utterances"] = f"{result['num_utterances']} ({result['num_empty_references']} more had an empty reference)"
     guards = ("num_empty_hypotheses", "num_loops", "num_capped", "num_premature")
-    rows["Empty / looping / capped / premature answers"] = " / ".join(str(result[guard]) for guard in guards)
+    rows["Answers empty / looping / capped / cut short"] = " / ".join(str(result[guard]) for guard in guards)
     if "verdict" in result:
         rows["Baseline"] = show(result["baseline_value"])
         change, *ends = (
@@ -92,7 +92,7 @@ def _table(result: dict[str, Any]) -> Table:
         rows["Relative degradation"] = f"{change}  [{', '.join(ends)}]"
         rows[f"P(within {100 * result['tolerance']:g} %)"] = f"{result['p_within']:.4f}"
         rows["Verdict"] = result["verdict"]
-    rows["Intervals"] = f"95 %, paired bootstrap, {result['num_resamples']} resamples by {result['resampled']}, seed {result['seed']}"
+    rows["Intervals"] = f"95 %, {'paired ' if 'verdict' in result else ''}bootstrap, {result['num_resamples']} resamples by {result['resampled']}, seed {result['seed']}"
     table = Table(show_header=False, box=None, pad_edge=False)
     for label, text in rows.items():
         table.add_row(label, text)

@@ -22,6 +22,8 @@ from slamlab.scoring.score import Score, score_records
 from slamlab.scoring.verdict import ALPHA, judge
 
 TOLERANCE = 0.25
+MIN_RESAMPLES, MAX_RESAMPLES = 40, 10_000_000
+"""Fewer have no tail of 2.5 %; more do not fit the memory of a laptop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,9 @@ class Scoring:
             raise OptionError("the tolerance is 0 or more", self.tolerance, "give a fraction such as 0.25")
         if not 0 < self.alpha < 0.5:
             raise OptionError("alpha is above 0 and below 0.5", self.alpha, f"use {ALPHA}")
-        if self.num_resamples < 1:
-            raise OptionError("the bootstrap takes 1 resample or more", self.num_resamples, f"use {NUM_RESAMPLES}")
+        if not MIN_RESAMPLES <= self.num_resamples <= MAX_RESAMPLES:
+            rule = f"an interval takes {MIN_RESAMPLES} resamples or more, and {MAX_RESAMPLES} at most"
+            raise OptionError(rule, self.num_resamples, f"use {NUM_RESAMPLES}")
         if self.seed < 0:
             raise OptionError("the seed is 0 or more", self.seed, "use 0")
 
@@ -158,7 +161,7 @@ def _parse(line: bytes, field: str, where: str) -> tuple[str, Line]:
             "texts are in UTF-8", f"{where}: {error.reason} at byte {error.start + 1}", "convert the file to UTF-8"
         ) from None
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_pairs)
     except (ValueError, RecursionError) as error:
         if "\0" in text:  # every other byte of ASCII in UTF-16
             raise DataError("texts are in UTF-8", f"{where}: zero bytes", "convert the file to UTF-8") from None
@@ -172,11 +175,25 @@ def _parse(line: bytes, field: str, where: str) -> tuple[str, Line]:
     id_ = content["id"]
     if isinstance(id_, bool) or not isinstance(id_, str | int):
         raise DataError("an id is a text or a whole number", f"{where}: {id_!r}", "write the line again")
-    texts = {name: content.get(name) or "" for name in (field, "speaker", "stopped")}
-    if content[field] is None or not all(isinstance(value, str) for value in texts.values()):
-        odd = next((name for name, value in texts.items() if not isinstance(value, str)), field)
-        raise DataError(f"`{odd}` is a text", f"{where}: {content[odd]!r}"[:200], 'write "" where nothing was said')
+    texts = {field: content[field]}
+    for name in ("speaker", "stopped"):
+        texts[name] = "" if content.get(name) is None else content[name]
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            remedy = 'write "" where nothing was said' if name == field else "write it as a text, or leave it out"
+            raise DataError(f"`{name}` is a text", f"{where}: {value!r}"[:200], remedy)
+    if any("\ud800" <= character <= "\udfff" for value in (str(id_), *texts.values()) for character in value):
+        raise DataError("a text is valid Unicode", f"{where}: half of a surrogate pair", "write the line again")
     return str(id_), Line(text=texts[field], speaker=texts["speaker"], stopped=texts["stopped"])
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, unless one of its names comes twice: the last would win in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} twice in one object")
+    return content
 
 
 def _records(references: Path, said: Mapping[str, Line], hypotheses: Path, how: Scoring) -> RecordSet:

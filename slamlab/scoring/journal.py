@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from slamlab.errors import StoreError
@@ -48,8 +48,8 @@ class Journal:
             return {}
         return self._parse(content[: content.rfind(b"\n") + 1])
 
-    def append(self, answers: Iterable[Answer]) -> int:
-        """Write answers whose utterances have none yet, durably, and return how many those were."""
+    def append(self, answers: Iterable[Answer]) -> dict[str, Answer]:
+        """Write answers whose utterances have none yet, and return all that the file then holds, as :meth:`read`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, or its process dies
@@ -63,11 +63,13 @@ class Journal:
             file.write(b"".join(json.dumps(asdict(one), ensure_ascii=False).encode() + b"\n" for one in new.values()))
             file.flush()
             os.fsync(file.fileno())
-        return len(new)
+        return known | new
 
     def _parse(self, content: bytes) -> dict[str, Answer]:
         try:
             answers = [Answer(**json.loads(line)) for line in content.split(b"\n") if line]
+            if not all(isinstance(text, str) for answer in answers for text in astuple(answer)):
+                raise ValueError("an answer is of texts")
         except (ValueError, TypeError) as error:
             raise StoreError(
                 "a journal of answers is written by slamlab alone", f"{self.path} ({error})", "remove the file"

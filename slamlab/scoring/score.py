@@ -19,7 +19,7 @@ from slamlab.scoring.guards import count_guards
 from slamlab.scoring.metrics import Metric, metric_for
 from slamlab.scoring.normalise import normaliser
 from slamlab.scoring.records import Record
-from slamlab.scoring.wer import Unit, error_rate
+from slamlab.scoring.wer import error_rate
 from slamlab.zoo.languages import find_language
 
 
@@ -80,11 +80,11 @@ def score_records(
         value=value,
         num_utterances=len(records),
         signature=f"{signature}|{rule}",
-        counts={**counts, **count_guards(records)},
+        counts={**counts, **count_guards(records, find_language(language).unit)},
         statistics=Statistics(
             ids=tuple(record.id for record in records), values=values, blocks=_speakers(records) if by_speaker else ()
         ),
-        also=also,
+        also={name: {**found, "signature": f"{found['signature']}|{rule}"} for name, found in also.items()},
     )
 
 
@@ -93,9 +93,9 @@ _Parts = tuple[float, str, dict[str, int], np.ndarray, dict[str, dict[str, float
 
 
 def _rate(references: list[str], hypotheses: list[str], language: str, metric: Metric) -> _Parts:
-    # Letters that are counted stand between spaces already, which makes them words.
-    unit: Unit = "word" if find_language(language).unit == "character" else metric.unit or "word"
-    rate = error_rate(references, hypotheses, unit)
+    # Where letters are counted by nature they stand between spaces already, which makes them words.
+    spaced = find_language(language).unit == "character" or metric.name == "wer"
+    rate = error_rate(references, hypotheses, "word" if spaced else "character")
     counts = {name: getattr(rate, name) for name in ("insertions", "deletions", "substitutions")}
     counts[f"num_{metric.unit}s"] = int(rate.lengths.sum())
     signature = f"{metric.name}|jiwer:{version('jiwer')}"

@@ -11,14 +11,16 @@ the total were 0 the next utterance would have mean m = -(sum so far) / (utteran
 with 1 and multiplies by 1 + bet * (d_i - m). The stake never exceeds what the least possible d_i can lose, so capital
 never falls below 0, and by Ville's inequality it ever reaches 1 / delta with probability delta at most if the total is
 0 or less. This holds at any number of utterances and however often one looks: no normal approximation, no schedule.
-The base is scored before, so that its edits, and with them the least d_i of the utterances left, are known.
+The base is scored before, so that its edits, and with them the least d_i of the utterances left, are known; where even
+these keep the total above 0, there is nothing to bet on.
 
-`hopeless` bets that the total is above 0, `safe` that it is not. The latter needs the longest answer that decoding
-allows: one runaway answer in fifty can spoil a model that looks perfect on the first forty, and a bound that did not
-know of it would be wrong. It therefore stops late, and never on small sets.
+`hopeless` bets that the total is above 0, `safe` that it is not. The latter needs a bound on the longest answer: one
+runaway answer in fifty can spoil a model that looks perfect on the first forty, and a rule that did not know of it
+would be wrong. It therefore stops late, and never on small sets.
 
-BLEU and chrF are no sums. There the paired bootstrap is asked at each of a planned number of looks whether hopeless, at
-delta divided by their number: approximate, as the bootstrap is, and never `safe`.
+BLEU and chrF are no sums. There the paired bootstrap over utterances is asked at each of a planned number of looks
+whether hopeless, at delta divided by their number: for small deltas, whether no resample is within the tolerance. It
+is approximate, as the bootstrap is, and never `safe`.
 
 Shapes: N utterances of the split, n of them scored, K statistics, B stakes.
 """
@@ -35,6 +37,9 @@ from slamlab.scoring.bootstrap import Statistics, paired_relative_degradation
 from slamlab.scoring.metrics import find_metric
 
 Reason = Literal["hopeless", "safe"]
+SLACK = 1e-12
+"""As the bootstrap's: keeps rounding of `tolerance * edits` from turning a total of just the tolerance away."""
+ROUNDING = 1e-9
 STAKES = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95])
 """Shares of the largest stake, one gambler each with an equal part of the capital: nobody knows the best beforehand."""
 
@@ -83,7 +88,7 @@ def early_stop(
         scored = Statistics(ids=base.ids[:seen], values=base.values[:seen])
         shown = paired_relative_degradation(scored, pruned, metric, tolerance=tolerance, seed=seed)
         return "hopeless" if shown.p_within <= delta / num_looks else None
-    accepted = (1 + tolerance) * base.values[:, 0]  # [N]
+    accepted = (1 + tolerance + SLACK) * base.values[:, 0]  # [N]
     excess = pruned.values[:, 0] - accepted[:seen]  # d, [n]
     if _largest_capital(excess, -accepted) >= 1 / delta:
         return "hopeless"
@@ -100,13 +105,15 @@ def _largest_capital(scored: np.ndarray, least: np.ndarray) -> float:
         least: Least value that each utterance can have [N], scored ones first.
     """
     num_scored, total = len(scored), len(least)
+    if scored.sum() + least[num_scored:].sum() > ROUNDING * total:
+        return float("inf")  # even the least values of all that is left keep the total above 0
     before = np.concatenate([[0.0], np.cumsum(scored)[:-1]])  # sum of what came before each [n]
     mean = -before / (total - np.arange(num_scored))  # of the utterances left, if the total is 0 [n]
     # What is left, this one included, has no value below this one, whichever comes next.
     floor = np.minimum.accumulate(least[::-1])[::-1][:num_scored]
     room = mean - floor  # the most that a bet can lose [n]
-    if (room <= 0).any():
-        return float("inf")  # even the least values of all that is left keep the total above 0
-    gains = np.log1p(STAKES[:, None] * (scored - mean) / room)  # [B, n]
+    # Without room the total is 0 only if each of the rest has its least value: nothing is staked on that.
+    bets = room > ROUNDING * (1 + np.abs(before))
+    gains = np.where(bets, np.log1p(STAKES[:, None] * (scored - mean) / np.where(bets, room, np.inf)), 0.0)  # [B, n]
     capital = np.logaddexp.reduce(np.cumsum(gains, axis=1), axis=0) - np.log(len(STAKES))  # logarithm, [n]
     return float(np.exp(min(capital.max(), 700.0)))

@@ -7,6 +7,7 @@ within a chunk neighbours in length share a batch.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,8 +31,9 @@ from slamlab.zoo.profiles import Profile
 
 SPARE_TOKENS = 8
 """Tokens allowed beyond the rate of speech, so that a very short recording can still be answered."""
-NUM_LOOKS = 16
-"""Looks at a split at most, the last at all of it: each costs little, and a chunk should fill its batches."""
+NUM_LOOKS, LOOK_EVERY = 16, 64
+"""Looks at a split at most, the last at all of it, and utterances between two of them at least: a chunk should fill
+its batches. Not taken from the batch size, which is to change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +44,22 @@ class EarlyStop:
         base: Records of the unpruned model on the whole split.
         tolerance: Relative degradation accepted.
         delta: Chance that a stop contradicts the whole split.
+        every: Utterances between two looks, at least.
     """
 
     base: Sequence[Record]
     tolerance: float
     delta: float
+    every: int
 
 
 def decode_facts(profile: Profile, num_beams: int) -> dict[str, Any]:
     """Return what, beside the model and the audio, an answer depends on."""
+    exact = profile.decode_precision == "fp32"
     return {
         "num_beams": num_beams,
         "precision": profile.decode_precision,
+        "batch_size": "any" if exact else profile.eval_batch_size,  # of near-ties that rounding decides
         "tokens_per_s": profile.decode_tokens_per_s,
         "spare_tokens": SPARE_TOKENS,
         "loop": [LOOP_REPEATS, LOOP_TOKENS, LOOP_SPAN],
@@ -90,14 +96,13 @@ class Evaluation:
         self._num_seen = 0  # utterances looked at, all of which are answered
         self._reason: Reason | None = None
 
-    @property
     def finished(self) -> bool:
-        """Whether the journal holds all that the score needs, so that no model is needed."""
+        """Say whether the journal holds all that the score needs, so that no model is needed."""
         return not self._pending()
 
     def run(self, model: SlamModel, features: FeatureStore, stage: str) -> Generator[Progress, None, None]:
         """Decode what is not answered yet, until everything is or scoring may stop."""
-        if self.finished:
+        if self.finished():
             return
         model = model.in_precision(self._profile.decode_precision)
         prompt = model.tokenizer.encode(prompt_text(self.cell.task, self.cell.language), add_special_tokens=False)
@@ -108,8 +113,7 @@ class Evaluation:
                 done = sum(utterance.id in self._answers for utterance in self.utterances)
                 yield Progress(stage=stage, step=done, num_steps=len(self.utterances))
                 answers = self._decode(model, features, pending[begin : begin + size], prompt)
-                self._journal.append(answers)
-                self._answers |= {answer.id: answer for answer in answers}
+                self._answers = self._journal.append(answers)  # another worker's, where it was first
 
     def score(self, store: Store) -> dict[str, Any]:
         """Return the score of a finished evaluation as records hold it; the texts go to the store."""
@@ -132,7 +136,7 @@ class Evaluation:
     def _pending(self) -> list[Utterance]:
         """Return what has to be answered before the next look, nothing where the score needs no more."""
         total = len(self.utterances)
-        chunk = max(self._profile.eval_batch_size, -(-total // NUM_LOOKS)) if self._stop else total
+        chunk = max(self._stop.every, -(-total // NUM_LOOKS)) if self._stop else total
         while self._num_seen < total and self._reason is None:
             end = min(self._num_seen + chunk, total)
             if missing := [one for one in self.utterances[self._num_seen : end] if one.id not in self._answers]:
@@ -145,10 +149,13 @@ class Evaluation:
         """Say whether scoring may stop with the utterances seen so far."""
         if self._stop is None or self._num_seen == len(self.utterances):
             return None
+        seen = self._records(self._num_seen).records
+        if not seen:  # empty references so far
+            return None
         base, metric, longest = self._base
         return early_stop(
             base,
-            self._score(self._records(self._num_seen).records).statistics,
+            self._score(seen).statistics,
             metric,
             tolerance=self._stop.tolerance,
             delta=self._stop.delta,
@@ -164,9 +171,10 @@ class Evaluation:
         ordered = [one for one in self.utterances if one.id in known]  # the others have empty references
         score = self._score([known[one.id] for one in ordered])
         longest = None
-        if score.metric == "wer":
-            # A word takes a token or more, so a hypothesis has no more words than its cap (checked as they come), and
-            # an alignment no more edits than the longer of its two sides has words.
+        if score.metric == "wer" and not any(map(_has_marks, (record.reference for record in self._stop.base))):
+            # A word takes a token or more ("gonna" is two, but no answer is made of these), so an answer has no more
+            # words than its cap allows tokens, and no more edits than the longer of its two sides has words. Not so
+            # where the normaliser puts spaces for combining marks, which cuts words into several.
             words = score.statistics.values[:, 1].tolist()
             longest = [float(max(self._cap(one), num)) for one, num in zip(ordered, words, strict=True)]
         return score.statistics, score.metric, longest
@@ -213,3 +221,8 @@ class Evaluation:
             )
             for utterance, row in zip(batch, generated, strict=True)
         ]
+
+
+def _has_marks(text: str) -> bool:
+    """Say whether a text has combining marks that no single letter can hold, as Indic vowel signs are."""
+    return any(unicodedata.category(character).startswith("M") for character in unicodedata.normalize("NFKC", text))

@@ -2,8 +2,8 @@
 
 Layout: `ledger.db` (Optuna), `trials/<fingerprint>.json` (one record a trial), `hypotheses/` and `maps/` (named by the
 sha256 of their bytes), `bases/` and `checkpoints/` (model folders, named by fingerprint), `answers/` (what models said,
-as they say it), `losses/` (of heals), `cache/` (what can be made again: speech, encoder frames, converted weights).
-Files and folders appear whole or not at all, but for answers, which grow by whole lines.
+as they say it), `heals/` (losses and cost), `cache/` (what can be made again: speech, encoder frames, converted
+weights). Files and folders appear whole or not at all, but for answers, which grow by whole lines.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from slamlab.errors import StoreError
 from slamlab.scoring.journal import Journal
 
 MIN_FREE_BYTES = 2_000_000_000
+KEPT = ".kept"
 
 
 def fingerprint(facts: Any) -> str:
@@ -97,28 +99,37 @@ class Store:
         """Return where a healed model lies; `model` is the fingerprint of what makes it what it is."""
         return self.root / "checkpoints" / model[:32]
 
+    def keep_folder(self, path: Path) -> None:
+        """Mark a folder as one that somebody relies on: :meth:`drop_folder` then leaves it, whoever asks."""
+        with suppress(FileNotFoundError):  # dropped a moment ago: who relies on it makes it again
+            (path / KEPT).touch()
+
     def drop_folder(self, path: Path) -> None:
-        """Remove a folder of the store, which is gone at once for whoever looks."""
-        if path.exists():
-            doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=".draft-"))
+        """Remove a folder that nobody relies on; it is gone at once for whoever looks."""
+        if not path.exists() or (path / KEPT).exists():
+            return
+        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=".draft-"))
+        with suppress(FileNotFoundError):  # another worker was first
             path.rename(doomed / path.name)
-            shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def journal(self, answers: str) -> Journal:
         """Return the answers of a model on a split; `answers` is the fingerprint of all that they depend on."""
         return Journal(self.root / "answers" / f"{answers[:32]}.jsonl")
 
-    def read_losses(self, model: str) -> list[float]:
-        """Return the losses of the healing of a model, nothing where they are not known."""
+    def read_heal(self, model: str) -> dict[str, Any]:
+        """Return losses and cost of the healing of a model; no losses and no cost where they are not known."""
+        unknown = {"losses": [], "wall_seconds": 0.0, "device_seconds": 0.0}
         try:
-            losses = json.loads((self.root / "losses" / f"{model[:32]}.json").read_text(encoding="utf-8"))
+            known = json.loads((self.root / "heals" / f"{model[:32]}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return []
-        return losses if isinstance(losses, list) else []
+            return unknown
+        return known if isinstance(known, dict) and known.keys() == unknown.keys() else unknown
 
-    def write_losses(self, model: str, losses: list[float]) -> None:
-        """Keep the losses of the healing of a model."""
-        self._write(self.root / "losses" / f"{model[:32]}.json", json.dumps(losses).encode())
+    def write_heal(self, model: str, losses: list[float], wall_seconds: float, device_seconds: float) -> None:
+        """Keep losses and cost of the healing of a model."""
+        content = {"losses": losses, "wall_seconds": wall_seconds, "device_seconds": device_seconds}
+        self._write(self.root / "heals" / f"{model[:32]}.json", json.dumps(content).encode())
 
     def read_record(self, trial_fingerprint: str) -> dict[str, Any] | None:
         """Return the record of a finished trial, None where there is none or it is damaged."""

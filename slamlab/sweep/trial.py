@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import SPLITS, Corpus, Utterance
+from slamlab.errors import AssetError
 from slamlab.model import surgery
 from slamlab.model.redundancy import AngularDistance
 from slamlab.model.slam import SlamModel, load
@@ -28,7 +30,7 @@ from slamlab.scoring.normalise import normaliser
 from slamlab.scoring.records import read_records
 from slamlab.sweep.bases import Base, base_name, find_base
 from slamlab.sweep.cells import Cell
-from slamlab.sweep.evaluate import NUM_LOOKS, EarlyStop, Evaluation, decode_facts
+from slamlab.sweep.evaluate import LOOK_EVERY, NUM_LOOKS, EarlyStop, Evaluation, decode_facts
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.training.base import Progress, compute_features, speech_stream
@@ -56,6 +58,7 @@ class Bench:
         self.corpus: Corpus = open_corpus(settings.corpus, self.store.cache, seed=0)
         self._features: dict[str, FeatureStore] = {}
         self._base: Base | None = None
+        self._clock = _Clock()
 
     def run(self, request: Request) -> Steps:
         """Run one trial; yield progress and return its record.
@@ -63,7 +66,7 @@ class Bench:
         Raises:
             TrialFailed: There is no score, for the reason given.
         """
-        began_s, device_began_s = time.perf_counter(), time.process_time()
+        self._clock = _Clock()
         run = {
             "base": self._run_base,
             "probe": self._run_pruned,
@@ -73,10 +76,8 @@ class Bench:
         }[request.kind]
         record = yield from run(request)
         if "wall_seconds" not in record:  # else it was read, not computed
-            record["wall_seconds"] = time.perf_counter() - began_s
-            cuda = torch.cuda.is_available()
-            record["device"] = torch.cuda.get_device_name() if cuda else "cpu"
-            record["device_seconds"] = record["wall_seconds"] if cuda else time.process_time() - device_began_s
+            record["wall_seconds"], record["device_seconds"] = self._clock.read()
+            record["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
             self.store.write_record(record)
         return record
 
@@ -110,19 +111,26 @@ class Bench:
         facts = self._pruned_facts(request, base)
         if known := self.store.read_record(fingerprint(facts)):
             return known
-        scores = yield from self._score_pruned(request, base, SPLITS[1:2])
         key = fingerprint(self._model_facts(request, base))
+        heal_before = self.store.read_heal(key)
+        scores = yield from self._score_pruned(request, base, SPLITS[1:2])
+        heal = self.store.read_heal(key)
+        if heal == heal_before:  # healed by a trial that was killed, or by another sweep: its cost is this trial's too
+            self._clock.add(heal["wall_seconds"], heal["device_seconds"])
+        checkpoint = self.store.checkpoint_folder(key)
         # Of what a lower rung looked at, or what cannot win, no checkpoint is ever asked for.
-        if request.rung != "full" or not all(
+        if request.rung == "full" and all(
             self._may_win(member, base, scores[member.name]["selection"]) for member in self._members(request)
         ):
-            self.store.drop_folder(self.store.checkpoint_folder(key))
+            self.store.keep_folder(checkpoint)
+        else:
+            self.store.drop_folder(checkpoint)
         return {
             **self._pruned_record(request, facts, base, scores),
             "rung": request.rung,
             "repeat": facts.get("repeat", 0),
             "num_layers": len(surgery.decoder_layers(base.model.decoder)),
-            "losses": self.store.read_losses(key),
+            "losses": heal["losses"],
         }
 
     def _run_final(self, request: Request) -> Steps:
@@ -134,8 +142,9 @@ class Bench:
         if known := self.store.read_record(fingerprint(facts)):
             return known
         checkpoint = self.store.checkpoint_folder(fingerprint(self._model_facts(request, base)))
-        if not checkpoint.is_dir():  # asked for whatever has been answered already
+        if not checkpoint.is_dir():  # wanted, whatever has been answered already
             yield from self._pruned_model(request, base)
+        self.store.keep_folder(checkpoint)
         scores = yield from self._score_pruned(request, base, SPLITS[2:])
         return {
             **self._pruned_record(request, facts, base, scores),
@@ -223,7 +232,7 @@ class Bench:
         else:
             facts |= {"heal": asdict(recipe), "seed": self.settings.seed, "repeat": request.repeat}
         if self.settings.early_stop:
-            facts |= {"early_stop": [self.settings.early_stop, self.settings.tolerance, NUM_LOOKS]}
+            facts |= {"early_stop": [self.settings.early_stop, self.settings.tolerance, NUM_LOOKS, LOOK_EVERY]}
         if request.is_joint:
             members = [self._facts(member, base) for member in self._members(request)]
             return {"kind": "joint", "members": members, **facts}
@@ -231,6 +240,8 @@ class Bench:
 
     def _may_win(self, cell: Cell, base: Base, score: dict[str, Any]) -> bool:
         """Say whether a probe's score is within the tolerance of the base's, on the selection split."""
+        if score["stopped_early"]:
+            return bool(score["stopped_early"] == "safe")
         known = self.store.read_record(fingerprint(self._base_facts(cell, base)))
         if known is None:  # lost since the probe was asked for
             return True
@@ -295,7 +306,9 @@ class Bench:
         if known is None or not self.settings.early_stop:
             return None
         records = read_records(self.store.root / known["scores"]["selection"]["hypotheses"])
-        return EarlyStop(base=records, tolerance=self.settings.tolerance, delta=self.settings.early_stop)
+        return EarlyStop(
+            base=records, tolerance=self.settings.tolerance, delta=self.settings.early_stop, every=LOOK_EVERY
+        )
 
     def _score_pruned(self, request: Request, base: Base, splits: Sequence[str]) -> Steps:
         """Score a pruned model for every cell that it answers for, by the cell's name and split.
@@ -308,7 +321,7 @@ class Bench:
             for member in self._members(request)
             for split, evaluation in self._evaluations(member, base, key, splits, request.rung, pruned=True).items()
         ]
-        if not all(evaluation.finished for *_, evaluation in evaluations):
+        if not all(evaluation.finished() for *_, evaluation in evaluations):
             model = yield from self._pruned_model(request, base)
             for member, split, evaluation in evaluations:
                 yield from evaluation.run(model, self.features(member.encoder), f"decode {split}")
@@ -326,7 +339,9 @@ class Bench:
         key = fingerprint(self._model_facts(request, base))
         checkpoint = self.store.checkpoint_folder(key)
         if checkpoint.is_dir():
-            return load(checkpoint).to(_device())
+            with suppress(AssetError, OSError):  # dropped by another sweep at this very moment: make it again
+                return load(checkpoint).to(_device())
+        clock = _Clock()
         # Also to score it unhealed: skipped in place, the block's layers would still be computed for every token.
         pruned = SlamModel(model.config, surgery.without(model.decoder, block), model.tokenizer).eval()
         pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
@@ -339,7 +354,7 @@ class Bench:
             for utterance in self.corpus.utterances(member.language, "train", recipe.num_train)
         ]
         losses = yield from self._heal(pruned, receiver, jobs, recipe, self.settings.seed + request.repeat)
-        self.store.write_losses(key, losses)
+        self.store.write_heal(key, losses, *clock.read())
         self.store.put_folder(checkpoint, pruned.save)
         return pruned
 
@@ -372,6 +387,23 @@ class Bench:
         content = io.BytesIO()
         np.savez(content, distance=meter.matrix())
         return self.store.put_bytes("maps", ".npz", content.getvalue())
+
+
+class _Clock:
+    """Measures wall and device seconds; on a CPU, the device is busy while the process is."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._device_s = time.perf_counter(), time.process_time()
+
+    def add(self, wall_s: float, device_s: float) -> None:
+        """Count time that was spent before."""
+        self._wall_s -= wall_s
+        self._device_s -= device_s
+
+    def read(self) -> tuple[float, float]:
+        """Return wall and device seconds so far."""
+        wall_s = time.perf_counter() - self._wall_s
+        return wall_s, wall_s if torch.cuda.is_available() else time.process_time() - self._device_s
 
 
 def _num_parameters(model: SlamModel, request: Request) -> int:

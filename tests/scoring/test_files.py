@@ -95,6 +95,7 @@ def test_translations_keep_case_and_have_chrf_beside_bleu(tmp_path):
     assert result["metric"] == "bleu"
     assert "tok:13a" in result["signature"]
     assert (result["insertions"], result["deletions"], result["substitutions"]) == (None, None, None)
+    assert "norm:whitespace" in result["also"]["chrf"]["signature"]
     alone, _ = score_files(references, hypotheses, Scoring(language="en", task="st", metric="chrf", num_resamples=50))
     assert alone["value"] == pytest.approx(result["also"]["chrf"]["value"], abs=1e-9)
 
@@ -107,6 +108,13 @@ def test_letters_are_counted_where_words_are_not_spaced(tmp_path):
     assert (result["insertions"], result["deletions"], result["substitutions"]) == (1, 0, 1)
     with pytest.raises(OptionError, match="letters are counted, got the metric wer"):
         Scoring(language="zh", task="asr", metric="wer")
+
+
+def test_degenerate_translations_are_seen_where_words_are_not_spaced(tmp_path):
+    references = _write(tmp_path / "r", "reference", ["我们今天去公园。", "她说你好你好。", "北京在中国。"])
+    hypotheses = _write(tmp_path / "h", "hypothesis", ["好" * 40, "她", "北京在中国。"])
+    result, _ = score_files(references, hypotheses, Scoring(language="zh", task="st", num_resamples=50))
+    assert (result["num_loops"], result["num_premature"], result["num_empty_hypotheses"]) == (1, 1, 0)
 
 
 def test_characters_of_other_languages_are_those_of_jiwer(files):
@@ -132,6 +140,12 @@ def test_characters_of_other_languages_are_those_of_jiwer(files):
         (b'{"id": "a", "reference": null}', "`reference` is a text, got .*line 1: None"),
         (b'{"id": "a", "reference": ["x"]}', "`reference` is a text, got .*line 1"),
         (b'{"id": "a", "reference": "x", "speaker": 5}', "`speaker` is a text, got .*line 1: 5"),
+        (b'{"id": "a", "reference": 0}', "`reference` is a text, got .*line 1: 0"),
+        (b'{"id": "a", "reference": false}', "`reference` is a text, got .*line 1: False"),
+        (b'{"id": "a", "reference": "x", "speaker": 0}', "`speaker` is a text, got .*line 1: 0.*leave it out"),
+        (b'{"id": "a", "reference": "x", "reference": "y"}', "line 1: 'reference' twice"),
+        (b'{"id": "a", "reference": "x \\ud800"}', "valid Unicode, got .*line 1"),
+        (b'{"id": "\\udfff", "reference": "x"}', "valid Unicode, got .*line 1"),
         (b'{"id": 1.5, "reference": "x"}', "a text or a whole number, got .*line 1: 1.5"),
         (b'{"id": true, "reference": "x"}', "whole number, got .*line 1: True"),
         (b'["a", "x"]', "line 1: "),
@@ -177,7 +191,8 @@ def test_references_without_a_word_leave_nothing_to_score(tmp_path):
         ({"task": "st", "metric": "wer"}, "metrics of st are bleu, chrf"),
         ({"tolerance": float("nan")}, "tolerance"),
         ({"alpha": 0.5}, "alpha"),
-        ({"num_resamples": 0}, "1 resample"),
+        ({"num_resamples": 39}, "40 resamples or more"),
+        ({"num_resamples": 10**11}, "at most"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -1,6 +1,6 @@
 import pytest
 
-from slamlab.scoring.guards import LOOP_SPAN, count_guards, has_loop
+from slamlab.scoring.guards import SPAN, count_guards, has_loop
 from slamlab.scoring.records import Record
 
 
@@ -18,9 +18,9 @@ def _record(reference, hypothesis, stopped=""):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("no " * (LOOP_SPAN - 1), False),
-        ("no " * LOOP_SPAN, True),
-        ("well " + "no " * LOOP_SPAN + "and so on", True),
+        ("no " * (SPAN - 1), False),
+        ("no " * SPAN, True),
+        ("well " + "no " * SPAN + "and so on", True),
         ("a b " * 5, False),  # ten units only
         ("a b " * 6, True),
         ("one two three four five " * 3, False),  # thrice is rhetoric
@@ -56,3 +56,14 @@ def test_each_kind_of_degenerate_answer_is_counted():
 def test_a_loop_that_was_said_is_none():
     chant = "la " * 20
     assert count_guards([_record(chant, chant)])["num_loops"] == 0
+
+
+def test_letters_are_looked_at_where_words_are_not_spaced():
+    records = [
+        _record("我们今天去公园", "好" * 40),
+        _record("我们今天去公园", "我"),
+        _record("我 们 今 天", "我 们 今 天"),
+    ]
+    counts = count_guards(records, "character")
+    assert (counts["num_loops"], counts["num_premature"]) == (1, 1)
+    assert count_guards(records)["num_loops"] == 0

@@ -16,8 +16,8 @@ def _answers(start, stop):
 def test_what_was_appended_is_read_in_order(tmp_path):
     journal = Journal(tmp_path / "deep" / "answers.jsonl")
     assert journal.read() == {}
-    assert journal.append(_answers(0, 3)) == 3
-    assert journal.append(_answers(3, 5)) == 2
+    assert list(journal.append(_answers(0, 3)).values()) == _answers(0, 3)
+    assert list(journal.append(_answers(3, 5)).values()) == _answers(0, 5)
     assert list(journal.read().values()) == _answers(0, 5)
 
 
@@ -25,7 +25,7 @@ def test_an_utterance_is_answered_once(tmp_path):
     journal = Journal(tmp_path / "answers.jsonl")
     journal.append(_answers(0, 3))
     again = [Answer(id="u1", hypothesis="something else"), *_answers(3, 4), *_answers(3, 4)]
-    assert journal.append(again) == 1
+    assert list(journal.append(again).values()) == _answers(0, 4), "the first answer counts"
     assert list(journal.read().values()) == _answers(0, 4)
 
 
@@ -40,8 +40,9 @@ def test_a_torn_line_does_not_count_and_is_cut_off(tmp_path, torn):
     assert list(journal.read().values()) == _answers(0, 4)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
-    (tmp_path / "answers.jsonl").write_text("not a journal\n")
+@pytest.mark.parametrize("line", ["not a journal", '{"id": "u"}', '{"id": "u", "hypothesis": null}', "[]"])
+def test_a_file_of_something_else_is_refused(tmp_path, line):
+    (tmp_path / "answers.jsonl").write_text(f"{line}\n")
     with pytest.raises(StoreError, match="remove the file"):
         Journal(tmp_path / "answers.jsonl").read()
 

@@ -62,12 +62,35 @@ def test_capital_is_that_of_gamblers_paid_one_utterance_at_a_time():
     for i, value in enumerate(scored):
         mean = -scored[:i].sum() / (30 - i)
         room = mean - least[i:].min()
-        if room <= 0:
-            best = np.inf
-            break
+        assert room > 0
         purses = purses * (1 + STAKES * (value - mean) / room)
         best = max(best, purses.sum())
     assert _largest_capital(scored, least) == pytest.approx(best, rel=1e-9)
+    assert 0.5 < best < np.inf
+
+
+def test_just_the_tolerance_is_within_however_few_errors_tell():
+    """Totals of exactly 0, where what is left has no room to fall: never hopeless, though it may look so early."""
+    nothing, words = np.zeros(100, dtype=int), np.full(100, 6)
+    for seen in range(1, 100):
+        assert _look(nothing, nothing, words, seen) is None, "a perfect model like a perfect base"
+        few = np.where(np.arange(100) < 3, 3, 0)
+        assert _look(few, few, words, seen, tolerance=0.0) != "hopeless", "the base itself, at no tolerance"
+    wrong = 0
+    for seed in range(400):
+        order = np.random.default_rng(seed).permutation(100)
+        base, pruned = (np.where(order < 2, edits, 0) for edits in (4, 5))  # 10 = 1.25 * 8
+        wrong += any(_look(base, pruned, words, seen, delta=0.05) == "hopeless" for seen in range(1, 100))
+    assert wrong / 400 <= 0.05
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.25, 0.3, 0.57])
+def test_rounding_turns_no_total_away(tolerance):
+    base = np.array([100, 0, 0, 0])
+    pruned = np.array([round(100 * (1 + tolerance)), 0, 0, 0])
+    words = np.full(4, 200)
+    assert _look(base, pruned, words, 3, tolerance=tolerance, delta=0.4) != "hopeless"
+    assert _look(base, pruned + np.array([1, 0, 0, 0]), words, 3, tolerance=tolerance, delta=0.4) == "hopeless"
 
 
 @pytest.mark.parametrize(("factor", "runaways"), [(1.25, 0.0), (1.0, 0.01), (1.1, 0.004)])

@@ -110,11 +110,11 @@ def test_what_is_answered_needs_no_model(world, tmp_path):
     done = _evaluate(world, tmp_path / "answers")
     _, spoken, _, store = world
     again = Evaluation(CELL, spoken[CELL], Journal(tmp_path / "answers"), POCKET)
-    assert again.finished
+    assert again.finished()
     assert list(again.run(None, None, "decode")) == []
     assert again.score(store) == done.score(store)
     fewer = Evaluation(CELL, spoken[CELL][:10], Journal(tmp_path / "answers"), POCKET)
-    assert fewer.finished
+    assert fewer.finished()
     assert fewer.score(store)["num_utterances"] == 10
 
 
@@ -141,7 +141,7 @@ def _perfect(utterances):
 
 
 def test_scoring_stops_once_it_is_hopeless_whatever_the_journal_holds(world, tmp_path):
-    stop = EarlyStop(base=_perfect(world[1][CELL]), tolerance=0.25, delta=0.05)
+    stop = EarlyStop(base=_perfect(world[1][CELL]), tolerance=0.25, delta=0.05, every=2)
     stopped = _evaluate(world, tmp_path / "short", size=2, stop=stop)
     score = stopped.score(world[3])
     assert score["stopped_early"] == "hopeless"

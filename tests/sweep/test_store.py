@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,32 @@ def test_names_in_records_have_forward_slashes_and_no_root(store):
     assert json.loads(json.dumps(store.relative(store.checkpoint_folder("d" * 64)))) == f"checkpoints/{'d' * 32}"
     with pytest.raises(ValueError, match="not in the subpath"):
         store.relative(Path("/elsewhere"))
+
+
+def test_a_folder_is_dropped_once_whoever_asks_and_leaves_nothing(store):
+    for _ in range(30):
+        path = store.checkpoint_folder("e" * 64)
+        store.put_folder(path, lambda draft: (draft / "model").write_text("weights"))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(store.drop_folder, [path, path]))
+        assert list(path.parent.iterdir()) == []
+    store.drop_folder(path)  # nothing there
+
+
+def test_a_folder_that_somebody_relies_on_stays(store):
+    path = store.checkpoint_folder("f" * 64)
+    store.keep_folder(path)  # not there: no error, and nothing made
+    assert not path.exists()
+    store.put_folder(path, lambda draft: (draft / "model").write_text("weights"))
+    store.keep_folder(path)
+    store.drop_folder(path)
+    assert (path / "model").read_text() == "weights"
+
+
+def test_losses_and_cost_of_a_heal_are_kept(store):
+    unknown = {"losses": [], "wall_seconds": 0.0, "device_seconds": 0.0}
+    assert store.read_heal("a" * 64) == unknown
+    store.write_heal("a" * 64, [2.0, 1.5], 3.0, 6.0)
+    assert store.read_heal("a" * 64) == {"losses": [2.0, 1.5], "wall_seconds": 3.0, "device_seconds": 6.0}
+    (store.root / "heals" / f"{'a' * 32}.json").write_text("torn")
+    assert store.read_heal("a" * 64) == unknown

@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 
 import slamlab
 from slamlab.data.grammar import sentences
-from slamlab.errors import ModelError
+from slamlab.errors import AssetError, ModelError
 from slamlab.model.slam import SlamConfig, SlamModel
 from slamlab.model.surgery import LayerBlock, skipping
 from slamlab.scoring.records import encode_records, read_records
 from slamlab.scoring.score import score_records
+from slamlab.sweep import trial
 from slamlab.sweep.cells import Cell, joint_cell
-from slamlab.sweep.evaluate import Evaluation
+from slamlab.sweep.evaluate import Evaluation, decode_facts
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.sweep.trial import Bench
@@ -334,9 +335,9 @@ def test_a_killed_evaluation_goes_on_without_healing_again(new_bench, ran):
     assert _measured(json.loads(json.dumps(record))) == _measured(json.loads(json.dumps(uninterrupted)))
 
 
-def test_a_hopeless_probe_is_not_scored_to_its_end(new_bench):
+def test_a_hopeless_probe_is_not_scored_to_its_end(new_bench, monkeypatch):
+    monkeypatch.setattr(trial, "LOOK_EVERY", 4)
     bench = new_bench(num_selection=40, tolerance=0.25)
-    bench.profile = replace(bench.profile, eval_batch_size=4)
     base, _ = _finish(bench.run(BASE))
     score = base["scores"]["selection"]
     # As if the base were good: it says what was said.
@@ -349,16 +350,67 @@ def test_a_hopeless_probe_is_not_scored_to_its_end(new_bench):
     probe, _ = _finish(bench.run(PROBE))
     scored = probe["scores"]["selection"]
     assert scored["stopped_early"] == "hopeless"
+    assert not _checkpoint(bench, PROBE).exists(), "what is hopeless is not kept"
     assert scored["num_utterances"] < scored["num_planned"] == 40
     first = [one.id for one in bench.corpus.utterances("en", "selection", scored["num_utterances"])]
     assert list(_hypotheses(bench, probe)) == first, "the first of the shuffled order, not the shortest"
     patient = new_bench(bench.store.root, num_selection=40, tolerance=0.25, early_stop=0.0)
-    patient.profile = bench.profile
     whole, stages = _finish(patient.run(PROBE))
     assert whole["scores"]["selection"]["num_utterances"] == 40
     assert whole["scores"]["selection"]["stopped_early"] is None
     assert _hypotheses(bench, probe).items() <= _hypotheses(patient, whole).items()
     assert "decode selection" in stages
+
+
+def test_the_batch_changes_neither_stop_nor_fingerprint(new_bench, ran):
+    bench, records, _, _ = ran
+    other = new_bench(bench.store.root)
+    other.profile = replace(other.profile, eval_batch_size=3)
+    record, stages = _finish(other.run(PROBE))
+    assert (record["fingerprint"], stages) == (records["probe"]["fingerprint"], [])
+    half = replace(other.profile, decode_precision="bf16")
+    facts = [decode_facts(replace(half, eval_batch_size=size), 1) for size in (3, 4)]
+    assert facts[0] != facts[1], "there rounding decides near-ties, and the batch rounding"
+
+
+def test_a_stricter_sweep_takes_no_model_away(new_bench):
+    bench = new_bench()
+    base, _, final = _run(bench, BASE, PROBE, FINAL)
+    checkpoint = bench.store.root / final["checkpoint"]
+    strict = new_bench(bench.store.root, tolerance=0.0)
+    base["scores"]["selection"]["value"] = 0.0  # nothing random comes near
+    bench.store.write_record(base)
+    record, stages = _finish(strict.run(PROBE))
+    assert (record["scores"]["selection"]["value"] > 0, stages) == (True, [])
+    assert (checkpoint / "slam.json").is_file()
+
+
+def test_a_model_that_vanishes_is_made_again(new_bench, ran, monkeypatch):
+    bench = new_bench()
+    (probe,) = _run(bench, PROBE)
+    shutil.rmtree(bench.store.root / "answers")
+    (bench.store.root / "trials" / f"{probe['fingerprint']}.json").unlink()
+    monkeypatch.setattr(trial, "load", _vanished)
+    record, stages = _finish(bench.run(PROBE))
+    assert "heal" in stages
+    assert _measured(json.loads(json.dumps(record))) == _measured(json.loads(json.dumps(probe)))
+
+
+def _vanished(folder):
+    raise AssetError("a SLAM model's folder holds slam.json", folder, "give a folder that slamlab wrote")
+
+
+def test_a_trial_costs_what_its_heal_cost_whoever_made_it(new_bench):
+    bench = new_bench()
+    (probe,) = _run(bench, PROBE)
+    key = fingerprint(bench._model_facts(PROBE, bench._base))
+    heal = bench.store.read_heal(key)
+    for unit in ("wall_seconds", "device_seconds"):
+        assert 0 < heal[unit] < probe[unit]
+    bench.store.write_heal(key, heal["losses"], 1000.0, 2000.0)
+    (again,) = _run(new_bench(bench.store.root, tolerance=0.5), PROBE)
+    assert 1000 < again["wall_seconds"] < 1060
+    assert 2000 < again["device_seconds"] < 2060
 
 
 def test_who_asks_changes_no_fingerprint(ran, new_bench):
