@@ -1,5 +1,6 @@
 """The main job as a user meets it: what it offers, and how it says that something cannot be done."""
 
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slamlab.sweep.command import split
+from slamlab.sweep.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "sweeps" / "max_prune.py"
@@ -44,6 +46,16 @@ def run(max_prune, tmp_path, monkeypatch):
         return runner.invoke(max_prune.app, [*arguments], env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 
     return invoke
+
+
+def test_the_defaults_of_the_command_are_those_of_a_sweep(max_prune):
+    (command,) = max_prune.app.registered_commands
+    offered = {name: one.default for name, one in inspect.signature(command.callback).parameters.items()}
+    offered["num_beams"], offered["rungs"] = offered.pop("beams"), tuple(offered["rungs"])
+    kept = {field.name: field.default for field in dataclasses.fields(Settings)}
+    common = offered.keys() & kept.keys() - {"name", "profile", "store", "workers", "num_selection", "num_test"}
+    assert {name: offered[name] for name in common} == {name: kept[name] for name in common}
+    assert common >= {"tolerance", "alpha", "seed", "sampler", "price", "num_beams", "resample", "early_stop"}
 
 
 def _manifest(folder, rows, name="recordings.jsonl"):
