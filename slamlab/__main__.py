@@ -94,6 +94,7 @@ def _table(result: dict[str, Any]) -> Table:
         rows["Verdict"] = result["verdict"]
     rows["Intervals"] = f"95 %, {'paired ' if 'verdict' in result else ''}bootstrap, {result['num_resamples']} resamples by {result['resampled']}, seed {result['seed']}"
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
     for label, text in rows.items():
         table.add_row(label, text)
     return table
