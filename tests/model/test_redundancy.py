@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slamlab.errors import ModelError
-from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance
+from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance, select_positions
 from slamlab.model.slam import left_pad
 from slamlab.model.surgery import decoder_layers
 
@@ -126,3 +126,91 @@ def test_a_stream_that_is_not_finite_is_refused(new_decoder, sequences):
         meter.update(mask)
     with pytest.raises(ModelError, match="finite"):
         meter.matrix()
+
+
+def test_selections_are_averaged_apart_in_one_pass(new_decoder, sequences):
+    decoder = new_decoder("qwen2")
+    inputs, mask = left_pad(sequences)
+    even = mask.bool() & (torch.arange(mask.shape[1]) % 2 == 0)
+    with AngularDistance(decoder, ("all", "even")) as meter:
+        run(decoder, inputs, mask)
+        meter.update({"all": mask.bool(), "even": even})
+        with pytest.raises(ModelError, match="selects all, even, got all"):
+            run(decoder, inputs, mask)
+            meter.update({"all": mask.bool()})
+    for name, chosen in (("all", mask.bool()), ("even", even)):
+        with AngularDistance(decoder) as alone:
+            run(decoder, inputs, mask)
+            alone.update(chosen)
+        np.testing.assert_allclose(meter.map(name).distance, alone.matrix(), atol=1e-12)
+        assert meter.map(name).num_positions == int(chosen.sum())
+        assert meter.map(name).num_utterances == int(chosen.any(1).sum())
+
+
+def test_resamples_count_whole_utterances_as_they_were_drawn(new_decoder, sequences):
+    decoder, num_resamples = new_decoder("llama"), 25
+    with AngularDistance(decoder, num_resamples=num_resamples, seed=4) as meter:
+        for row in sequences:
+            run(decoder, row[None], torch.ones(1, len(row), dtype=torch.long))
+            meter.update(torch.ones(1, len(row), dtype=torch.bool))
+    draws = np.random.default_rng(4)
+    counts = np.stack([draws.poisson(1.0, size=num_resamples) for _ in sequences])  # [N, R]
+    own = [naive(decoder, [row]) for row in sequences]
+    lengths = np.array([len(row) for row in sequences])
+    expected = [
+        sum(count * length * matrix for count, length, matrix in zip(column, lengths, own, strict=True))
+        / (column * lengths).sum()
+        for column in counts.T
+        if column.any()
+    ]
+    np.testing.assert_allclose(meter.map("all").resampled, expected, atol=1e-5)
+
+
+def test_resamples_neither_depend_on_batches_nor_on_how_often_one_looks(new_decoder, sequences):
+    decoder = new_decoder("qwen3")
+    inputs, mask = left_pad(sequences)
+    with AngularDistance(decoder, num_resamples=10, seed=1) as batched:
+        run(decoder, inputs, mask)
+        batched.update(mask.bool())
+        first = batched.map("all")
+    with AngularDistance(decoder, num_resamples=10, seed=1) as single:
+        for row in sequences:
+            run(decoder, row[None], torch.ones(1, len(row), dtype=torch.long))
+            single.update(torch.ones(1, len(row), dtype=torch.bool))
+    np.testing.assert_allclose(first.resampled, single.map("all").resampled, atol=1e-5)
+    np.testing.assert_array_equal(first.resampled, batched.map("all").resampled)
+
+
+def test_the_spread_of_resamples_is_that_of_other_utterances(new_decoder):
+    """Poisson bootstrap against the spread of means over many corpora of the same kind."""
+    decoder, generator = new_decoder("llama"), torch.Generator().manual_seed(0)
+
+    def corpus_map(num_resamples=0):
+        rows = [
+            torch.randn(5, 32, generator=generator) * scale
+            for scale in torch.rand(30, generator=generator).mul(3).add(0.1)
+        ]
+        inputs, mask = left_pad(rows)
+        with AngularDistance(decoder, num_resamples=num_resamples) as meter:
+            run(decoder, inputs, mask)
+            meter.update(mask.bool())
+        return meter.map("all")
+
+    spread = np.std([corpus_map().distance[0, 2] for _ in range(120)], ddof=1)
+    told = np.mean([corpus_map(200).resampled[:, 0, 2].std(ddof=1) for _ in range(10)])
+    assert told == pytest.approx(spread, rel=0.25)
+
+
+def test_positions_of_a_sequence_are_told_apart():
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
+    found = select_positions(mask, [2, 2], [3, 1])
+    expected = {
+        "all": ["..xxxxxx", "xxxxxxxx"],
+        "audio": ["..x.....", "xxxxx..."],
+        "prompt": ["...xx...", ".....xx."],
+        "answer": [".....xxx", ".......x"],
+        "last": [".......x", ".......x"],
+    }
+    assert {
+        name: ["".join(".x"[int(one)] for one in row) for row in chosen] for name, chosen in found.items()
+    } == expected
