@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from slamlab.data.batching import Example
 from slamlab.errors import ModelError
+from slamlab.model.slam import SlamModel, left_pad
 from slamlab.model.surgery import decoder_layers, layer_input
 
 CHUNK_POSITIONS = 256
@@ -182,6 +184,22 @@ class AngularDistance:
 
     def _clear(self) -> None:
         self._stream = [None] * len(self._stream)
+
+
+def feed_text(model: SlamModel, texts: Sequence[str]) -> torch.Tensor:
+    """Run a SLAM model's decoder on texts alone and return the positions that are theirs [B, T], bool."""
+    embed = model.decoder.get_input_embeddings()
+    ids = [torch.as_tensor(model.tokenizer.encode(text), device=model.device) for text in texts]
+    inputs, mask = left_pad([embed(row) for row in ids])
+    model.answer_logits(inputs, mask, 1)
+    return mask.bool()
+
+
+def feed_speech(model: SlamModel, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Run a SLAM model on sequences of audio, prompt and answer; return positions as :func:`select_positions` does."""
+    inputs, mask, _ = model.sequences(examples)
+    model.answer_logits(inputs, mask, 1)
+    return select_positions(mask, [len(one.prompt) for one in examples], [len(one.answer) for one in examples])
 
 
 def select_positions(

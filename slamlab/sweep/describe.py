@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -18,15 +17,12 @@ from slamlab.model.slam import CONFIG_FILE
 from slamlab.scoring.metrics import METRICS
 from slamlab.sweep.bases import CARD_FILE
 from slamlab.sweep.cells import Cell
-from slamlab.sweep.plan import clock
+from slamlab.sweep.progress import follow
 from slamlab.sweep.results import commit, versions
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.trial import Bench
-from slamlab.training.base import BaseRequest, Progress, make_base
+from slamlab.training.base import BaseRequest, make_base
 from slamlab.zoo.decoders import find_decoder
-
-SAY_EVERY_STEPS = 50
-Result = TypeVar("Result")
 
 
 def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Callable[[str], None]) -> None:
@@ -48,13 +44,13 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
             family=cell.family, scale=cell.scale, encoder=cell.encoder, recipe=recipe, seed=settings.seed
         )
         steps = make_base(request, corpus, bench.features(cell.encoder), bench.store.cache / "models")
-        model = _follow(steps, f"{cell.family}-{cell.scale}", say).to(torch.bfloat16)
+        model = follow(steps, f"{cell.family}-{cell.scale}", say).to(torch.bfloat16)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent) as draft:  # a half-written model is never taken for one
             model.save(Path(draft) / "model", with_decoder=not find_decoder(cell.family, cell.scale).is_pretrained)
             shutil.copytree(Path(draft) / "model", out, dirs_exist_ok=True)
     bench = Bench(replace(settings, base=str(out)))
-    records = {cell: _follow(bench.run(Request(kind="base", cell=cell)), cell.name, say) for cell in settings.cells}
+    records = {cell: follow(bench.run(Request(kind="base", cell=cell)), cell.name, say) for cell in settings.cells}
     card = {
         "family": cell.family,
         "scale": cell.scale,
@@ -70,26 +66,6 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
     }
     (out / CARD_FILE).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (out / "README.md").write_text(_card_text(card, records), encoding="utf-8")
-
-
-def _follow(steps: Generator[Progress, None, Result], what: str, say: Callable[[str], None]) -> Result:
-    """Run steps to their end, saying now and then where they stand."""
-    began_s, stage, stage_began_s = time.monotonic(), "", 0.0
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        now_s = time.monotonic()
-        if progress.stage != stage:
-            stage, stage_began_s = progress.stage, now_s
-        if progress.step % SAY_EVERY_STEPS == 0 and progress.step:
-            left_s = (now_s - stage_began_s) / progress.step * (progress.num_steps - progress.step)
-            loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
-            say(
-                f"[{clock(now_s - began_s)}] {what}: {stage} {progress.step}/{progress.num_steps}{loss}, "
-                f"{clock(left_s)} left"
-            )
 
 
 def _shown(record: dict[str, Any]) -> dict[str, Any]:

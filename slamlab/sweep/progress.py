@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +14,8 @@ from slamlab.sweep.plan import clock
 from slamlab.sweep.settings import Request
 from slamlab.training.base import Progress
 
-SAY_EVERY_S = 10.0
+SAY_EVERY_S, SAY_EVERY_STEPS = 10.0, 50
+Result = TypeVar("Result")
 VERDICT_STYLE = {"feasible": "green", "undecided": "yellow", "infeasible": "red"}
 
 
@@ -90,6 +91,26 @@ class Watcher:
             what += f" (heal {request.repeat + 1})"
         head = f"[{clock(time.monotonic() - self._began_s)}] {request.cell.name}: {what}: "
         self._console.print(escape(head) + (text if markup else escape(text)), highlight=False, soft_wrap=True)
+
+
+def follow(steps: Generator[Progress, None, Result], what: str, say: Callable[[str], None]) -> Result:
+    """Run steps to their end, saying now and then where they stand."""
+    began_s, stage, stage_began_s = time.monotonic(), "", 0.0
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        now_s = time.monotonic()
+        if progress.stage != stage:
+            stage, stage_began_s = progress.stage, now_s
+        if progress.step % SAY_EVERY_STEPS == 0 and progress.step:
+            left_s = (now_s - stage_began_s) / progress.step * (progress.num_steps - progress.step)
+            loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
+            say(
+                f"[{clock(now_s - began_s)}] {what}: {stage} {progress.step}/{progress.num_steps}{loss}, "
+                f"{clock(left_s)} left"
+            )
 
 
 def _show(score: Mapping[str, Any]) -> str:

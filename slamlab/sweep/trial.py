@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from slamlab.data.batching import Example
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import SPLITS, Corpus, Utterance
 from slamlab.errors import AssetError
 from slamlab.model import surgery
-from slamlab.model.redundancy import AngularDistance
+from slamlab.model.redundancy import ALL, AngularDistance, feed_speech
 from slamlab.model.slam import SlamModel, load
 from slamlab.model.surgery import LayerBlock
 from slamlab.scoring.metrics import METRICS
@@ -38,6 +39,7 @@ from slamlab.training.heal import heal
 from slamlab.zoo.corpora import open_corpus
 from slamlab.zoo.profiles import RUNGS, HealRecipe
 
+MAP_BATCH_SIZE = 16
 NUM_MAP_UTTERANCES = 64
 """Utterances of the selection split that an angular-distance map averages over (about 3,000 positions)."""
 
@@ -66,7 +68,7 @@ class Bench:
         Raises:
             TrialFailed: There is no score, for the reason given.
         """
-        self._clock = _Clock()
+        self._restart_clock()
         run = {
             "base": self._run_base,
             "probe": self._run_pruned,
@@ -77,9 +79,12 @@ class Bench:
         record = yield from run(request)
         if "wall_seconds" not in record:  # else it was read, not computed
             record["wall_seconds"], record["device_seconds"] = self._clock.read()
-            record["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            record["device"] = device_name()
             self.store.write_record(record)
         return record
+
+    def _restart_clock(self) -> None:
+        self._clock = _Clock()
 
     def _run_base(self, request: Request) -> Steps:
         """Get the unpruned model, score it on every split, and map its redundancy."""
@@ -374,19 +379,21 @@ class Bench:
     def _map(self, model: SlamModel, cell: Cell) -> str:
         """Keep the angular-distance map over audio, prompt and reference answer; return where it lies."""
         utterances = self._scored(cell, "selection")[:NUM_MAP_UTTERANCES]
-        frames = self.features(cell.encoder).get(utterances)
         with torch.inference_mode(), AngularDistance(model.decoder) as meter:
-            for begin in range(0, len(utterances), 16):
-                examples = [
-                    model.example(source, u.target(cell.task), task=cell.task, language=u.language)
-                    for source, u in zip(frames[begin : begin + 16], utterances[begin : begin + 16], strict=True)
-                ]
-                inputs, mask, _ = model.sequences(examples)
-                model.answer_logits(inputs, mask, 1)
-                meter.update(mask.bool())
+            for begin in range(0, len(utterances), MAP_BATCH_SIZE):
+                examples = self._examples(model, cell, utterances[begin : begin + MAP_BATCH_SIZE])
+                meter.update(feed_speech(model, examples)[ALL])
         content = io.BytesIO()
         np.savez(content, distance=meter.matrix())
         return self.store.put_bytes("maps", ".npz", content.getvalue())
+
+    def _examples(self, model: SlamModel, cell: Cell, utterances: Sequence[Utterance]) -> list[Example]:
+        """Return utterances as sequences of audio, prompt and reference answer."""
+        frames = self.features(cell.encoder).get(utterances)
+        return [
+            model.example(source, utterance.target(cell.task), task=cell.task, language=utterance.language)
+            for source, utterance in zip(frames, utterances, strict=True)
+        ]
 
 
 class _Clock:
@@ -410,6 +417,11 @@ def _num_parameters(model: SlamModel, request: Request) -> int:
     """Count the weights of the layers that a request removes."""
     layers = surgery.decoder_layers(model.decoder)[request.start : request.start + request.depth]
     return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+
+
+def device_name() -> str:
+    """Return what trials run on, as records name it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _device() -> str:

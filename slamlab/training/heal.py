@@ -20,7 +20,7 @@ from slamlab.zoo.profiles import HealRecipe
 
 def heal(
     model: SlamModel,
-    receiving_layer: int,
+    receiving_layer: int | None,
     batches: Iterator[Sequence[Example]],
     recipe: HealRecipe,
     seed: int,
@@ -29,7 +29,7 @@ def heal(
 
     Args:
         model: Already pruned; every parameter is left frozen and the LoRA update merged.
-        receiving_layer: Index, in the pruned decoder, of the layer that gets LoRA.
+        receiving_layer: Index, in the pruned decoder, of the layer that gets LoRA; None for every layer.
         batches: Endless training batches.
         recipe: LoRA and optimisation.
         seed: Seed of LoRA's initial weights and dropout.
@@ -52,15 +52,16 @@ def heal(
         model.requires_grad_(False).eval()
 
 
-def _add_lora(decoder: Any, receiving_layer: int, recipe: HealRecipe) -> Any:
-    """Put LoRA on the target modules of one layer of `decoder`, in place, and return PEFT's handle on it."""
+def _add_lora(decoder: Any, receiving_layer: int | None, recipe: HealRecipe) -> Any:
+    """Put LoRA on the target modules of one or all layers of `decoder`, in place, and return PEFT's handle on it."""
     from peft import LoraConfig, get_peft_model
 
+    layer = r"\d+" if receiving_layer is None else str(receiving_layer)
     config = LoraConfig(
         r=recipe.r,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules=rf".*\blayers\.{receiving_layer}\..*\b(?:{'|'.join(recipe.target_modules)})",
+        target_modules=rf".*\blayers\.{layer}\..*\b(?:{'|'.join(recipe.target_modules)})",
         task_type="CAUSAL_LM",
     )
     try:
@@ -68,6 +69,6 @@ def _add_lora(decoder: Any, receiving_layer: int, recipe: HealRecipe) -> Any:
     except ValueError as error:
         raise ModelError(
             "the receiving layer has the modules that LoRA targets",
-            f"{', '.join(recipe.target_modules)} on layer {receiving_layer}",
+            f"{', '.join(recipe.target_modules)} on {'any layer' if receiving_layer is None else f'layer {layer}'}",
             "name linear layers of this decoder as target modules",
         ) from error

@@ -70,6 +70,14 @@ def test_only_the_seam_and_the_projector_change(
     assert is_plain(model)
 
 
+def test_lora_on_every_layer_changes_every_layer(new_model: NewModel, stream: Stream) -> None:
+    model, before = new_model(num_layers=12, tied=True), new_model(num_layers=12, tied=True)
+    list(heal(model, None, stream(4), RECIPE, seed=0))
+    everywhere = {name.replace("layers.1.", f"layers.{i}.") for name in TARGETS for i in range(12)}
+    assert changed(model, before) == everywhere | PROJECTOR
+    assert is_plain(model)
+
+
 @pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (3, "fp32"), (1, "bf16")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_healed_model_is_a_plain_one_of_the_same_type(
