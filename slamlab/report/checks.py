@@ -1,4 +1,4 @@
-"""Checks of records: each names the first value that is missing or wrong by its path in `results.json`."""
+"""Checks of records: each names the first value that is missing or wrong by its path in its file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from slamlab.scoring.metrics import METRICS
 
 STOPS = ("hopeless", "safe")
 """Why scoring of a probe may have ended early."""
+FILE_NAME = "results.json"
 AGAIN = "run the sweep again, which recomputes nothing that the store has"
 NUMBER = (int, float)
 NUMBER_OR_NULL = (int, float, type(None))
@@ -18,11 +19,11 @@ Fields = Mapping[str, type | tuple[type, ...]]
 """Names of fields, each with the types that its value may have."""
 
 
-def check_finite(results: Any, source: str) -> None:
+def check_finite(results: Any, source: str, *, file: str = FILE_NAME) -> None:
     """Refuse NaN and infinity, wherever they stand."""
     for where, number in _numbers(results, ""):
         if not math.isfinite(number):
-            refuse(where, "a finite number, or null where it is unbounded", number, source)
+            refuse(where, "a finite number, or null where it is unbounded", number, source, file=file)
 
 
 def check_block(record: Mapping[str, Any], depth: str, num_layers: int, where: str, source: str) -> None:
@@ -33,31 +34,31 @@ def check_block(record: Mapping[str, Any], depth: str, num_layers: int, where: s
         refuse(where, f"a block inside {num_layers} layers", block, source)
 
 
-def check_interval(interval: Sequence[Any], where: str, source: str) -> None:
+def check_interval(interval: Sequence[Any], where: str, source: str, *, file: str = FILE_NAME) -> None:
     """Refuse what is not [low, high], either of which may be null."""
     if len(interval) != 2 or not all(isinstance(end, NUMBER_OR_NULL) for end in interval):
-        refuse(where, "[low, high]", interval, source)
+        refuse(where, "[low, high]", interval, source, file=file)
 
 
-def one_of(value: object, choices: tuple[str | None, ...], where: str, source: str) -> None:
+def one_of(value: object, choices: tuple[str | None, ...], where: str, source: str, *, file: str = FILE_NAME) -> None:
     """Refuse a value that is none of the choices; None among them stands for a value not given."""
     if value not in choices:
         named = ", ".join(choice for choice in choices if choice)
-        refuse(where, f"one of {named}" if named else "not given", value, source)
+        refuse(where, f"one of {named}" if named else "not given", value, source, file=file)
 
 
-def require(record: Any, fields: Fields, where: str, source: str) -> None:
+def require(record: Any, fields: Fields, where: str, source: str, *, file: str = FILE_NAME) -> None:
     """Check that a record is a mapping with these fields of these types; a truth value is no number."""
     if not isinstance(record, Mapping):
-        refuse(where or "the file", "an object", type(record).__name__, source)
+        refuse(where or "the file", "an object", type(record).__name__, source, file=file)
     for name, kind in fields.items():
         inner = f"{where}.{name}" if where else name
         if name not in record:
-            refuse(inner, "given", "nothing", source)
+            refuse(inner, "given", "nothing", source, file=file)
         if isinstance(record[name], bool) or not isinstance(record[name], kind):
             kinds = kind if isinstance(kind, tuple) else (kind,)
             names = " or ".join(dict.fromkeys(_KIND_NAMES[one] for one in kinds))
-            refuse(inner, names, repr(record[name])[:60], source)
+            refuse(inner, names, repr(record[name])[:60], source, file=file)
 
 
 def require_where_given(record: Mapping[str, Any], fields: Fields, where: str, source: str) -> None:
@@ -103,9 +104,9 @@ def _check_planned(score: Mapping[str, Any], where: str, source: str) -> None:
         refuse(f"{where}.num_planned", f"the {seen} utterances scored, as nothing stopped early", planned, source)
 
 
-def refuse(where: str, rule: str, received: object, source: str) -> NoReturn:
+def refuse(where: str, rule: str, received: object, source: str, *, file: str = FILE_NAME) -> NoReturn:
     """Raise the error that names a path, the rule that holds there, and what was received."""
-    raise DataError(f"in results.json, {where} is {rule}", f"{received} in {source}", AGAIN)
+    raise DataError(f"in {file}, {where} is {rule}", f"{received} in {source}", AGAIN)
 
 
 def one_a_member(records: list[Any], num_members: int, where: str, source: str) -> None:

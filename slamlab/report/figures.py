@@ -137,9 +137,7 @@ def draw_map(distance: np.ndarray, start: int | None, depth: int) -> Image:
     num_layers = len(distance) - 1
 
     def draw(figure: Figure, axes: Axes) -> None:
-        shown = np.full((num_layers, num_layers), np.nan)  # [depth - 1, start]
-        for n in range(1, num_layers + 1):
-            shown[n - 1, : num_layers - n + 1] = np.diagonal(distance, n)
+        shown = by_depth(distance)
         edges = np.arange(num_layers + 1) - 0.5
         mesh = axes.pcolormesh(
             edges,
@@ -174,6 +172,15 @@ def draw_map(distance: np.ndarray, start: int | None, depth: int) -> Image:
         figure.legend(loc="outside lower center", ncols=2, handletextpad=0.4, columnspacing=1.2)
 
     return _render(draw)
+
+
+def by_depth(distance: np.ndarray) -> np.ndarray:
+    """Return a map [L+1, L+1] as [depth - 1, start], L x L, NaN where no block of that depth starts."""
+    num_layers = len(distance) - 1
+    shown = np.full((num_layers, num_layers), np.nan)
+    for n in range(1, num_layers + 1):
+        shown[n - 1, : num_layers - n + 1] = np.diagonal(distance, n)
+    return shown
 
 
 def _draw_cheap(axes: Axes, looks: Sequence[Mapping[str, Any]], num_layers: int, look: Mapping[str, Any]) -> None:
@@ -215,10 +222,15 @@ def _draw_points(
 
 
 def _render(draw: Callable[[Figure, Axes], None]) -> Image:
-    """Draw on fresh axes in a fixed style, whatever the user's matplotlibrc says, and write both formats."""
+    """Draw on fresh axes and write both formats."""
+    return render_figure(lambda figure: draw(figure, figure.add_subplot()))
+
+
+def render_figure(draw: Callable[[Figure], None], size_inches: tuple[float, float] | None = None) -> Image:
+    """Draw on a fresh figure in a fixed style, whatever the user's matplotlibrc says, and write both formats."""
     with style.context(["default", STYLE]):
-        figure = Figure()
-        draw(figure, figure.add_subplot())
+        figure = Figure(figsize=size_inches)
+        draw(figure)
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})

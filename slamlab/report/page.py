@@ -17,6 +17,7 @@ from markupsafe import Markup
 from slamlab.errors import StoreError
 from slamlab.report import method, scores, tables
 from slamlab.report.answers import headline, verdict_counts
+from slamlab.report.curves import view_curves
 from slamlab.report.early import how_stopped
 from slamlab.report.figures import Image
 from slamlab.report.joints import as_members, base_of, joint_headline
@@ -44,16 +45,30 @@ def render(results: Mapping[str, Any], store: Path, out: Path) -> None:
     images: dict[str, Image] = {}
     context = _context(results, store, images)
     files = {
-        out / "report.md": _environment(markdown=True).get_template("report.md.jinja").render(context).encode(),
-        out / "index.html": _environment(markdown=False).get_template("index.html.jinja").render(context).encode(),
+        out / "report.md": environment(markdown=True).get_template("report.md.jinja").render(context).encode(),
+        out / "index.html": environment(markdown=False).get_template("index.html.jinja").render(context).encode(),
     }
+    write_files(files, images, out)
+
+
+def write_files(files: dict[Path, bytes], images: Mapping[str, Image], out: Path) -> None:
+    """Write the files of a report and its figures, in both formats; figures of earlier records go.
+
+    Args:
+        files: Contents by path.
+        images: Figures by path in the report's folder, without suffix.
+        out: The report's folder.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     for stem, image in images.items():
         files |= {out / f"{stem}.svg": image.svg, out / f"{stem}.png": image.png}
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         for old in (out / "figures").iterdir():
             if old.suffix in (".svg", ".png") and old not in files:
-                old.unlink()  # a figure of earlier records
+                old.unlink()
         for file, content in files.items():
             file.write_bytes(content)
     except OSError as error:
@@ -78,8 +93,9 @@ def code_markdown(text: str) -> Markup:
     return Markup(f"{fence}{pad}{' '.join(text.split())}{pad}{fence}")
 
 
-def _environment(*, markdown: bool) -> Environment:
-    environment = Environment(
+def environment(*, markdown: bool) -> Environment:
+    """Return what fills the templates in, for Markdown or for HTML, each with its own escapes."""
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=not markdown,
         finalize=escape_markdown if markdown else None,
@@ -88,9 +104,9 @@ def _environment(*, markdown: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["code"] = code_markdown
-    environment.tests["badge"] = lambda text: isinstance(text, Badge)
-    return environment
+    jinja.filters["code"] = code_markdown
+    jinja.tests["badge"] = lambda text: isinstance(text, Badge)
+    return jinja
 
 
 def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) -> dict[str, Any]:
@@ -102,9 +118,11 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     for probe in probes:
         own.setdefault(cell_key(probe["cell"]), []).append(probe)
     stand_ins = joint_scores(joints)
+    curves = view_curves(results, images) if results.get("curves") else None
     cell_views = [
         view_cell(cell, own[cell_key(cell)], tolerance, store, anchor, images, stand_ins.get(cell_key(cell)))
         for cell, anchor in zip(cells, anchors, strict=True)
+        if not curves  # they have no answer that a cell's own part could be about
     ]
     joint_views = view_joints(joints, cells, anchors, tolerance)
     verdicts = [joint_verdict(joint) for joint in joints] or [cell_verdict(cell) for cell in cells]
@@ -112,12 +130,15 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     shown = ("command", "heal", "versions")
     return {
         "sweep": sweep,
-        "headline": joint_headline(joints, [view.answer for view in joint_views], tolerance)
+        "headline": curves.headline
+        if curves
+        else joint_headline(joints, [view.answer for view in joint_views], tolerance)
         if joints
         else headline(cells, [view.answer for view in cell_views], tolerance),
-        "verdict_counts": verdict_counts(verdicts),
+        "verdict_counts": [] if curves else verdict_counts(verdicts),
         "counted": ("base", "bases") if joints else ("cell", "cells"),
         "tolerance": percent(tolerance),
+        "curves": curves,
         "joints": joint_views,
         "cells_table": tables.cells_table(cells, anchors, split="selection" if joints else "test"),
         "cells": cell_views,

@@ -40,9 +40,9 @@ class Badge(str):
 
     verdict: str
 
-    def __new__(cls, verdict: str) -> Badge:
-        """Write a verdict."""
-        badge = super().__new__(cls, f"{SYMBOLS[verdict]}{NBSP}{WORDS.get(verdict, verdict)}")
+    def __new__(cls, verdict: str, words: str = "") -> Badge:
+        """Write a verdict, in its own words unless others are given."""
+        badge = super().__new__(cls, f"{SYMBOLS[verdict]}{NBSP}{words or WORDS.get(verdict, verdict)}")
         badge.verdict = verdict
         return badge
 
