@@ -33,10 +33,20 @@ SAMPLERS = {
     "random": "drew blocks by chance, each depth and start as likely as another",
 }
 """What each sampler did; the sentence begins with its name."""
+CURVE = "curve"
+"""In place of a sampler: what was removed did not depend on what was found."""
+CURVES = {
+    "paper": f"removed {LEAST_DISTANCE}, as Moumen et al. do (arXiv 2603.05121)",
+    "deepest": "made of the deepest layers but the very last, which stays, as in the simpler strategy that Gromov et "
+    "al. compare with",
+    "random": "removed at a random start, drawn from the seed and the depth alone and so the same in all cells of as "
+    "many layers",
+}
+"""What each method of a curve removes, as it follows `one`."""
 _ON_OWN_HEALS = "the full heals of the block itself"
 _EVIDENCE = {
     "frontier": "all looks at the block itself, at the other blocks of the cell and at the decoder's other cells",
-    **dict.fromkeys(("grid", "paper", "bisect", "tpe", "gp", "random"), _ON_OWN_HEALS),
+    **dict.fromkeys(("grid", "paper", "bisect", "tpe", "gp", "random", CURVE), _ON_OWN_HEALS),
 }
 
 
@@ -48,6 +58,8 @@ def goes_by_evidence(probes: Sequence[Mapping[str, Any]]) -> bool:
 def how_chosen(sweep: Mapping[str, Any]) -> str:
     """Return how the sampler of a sweep chose the blocks."""
     name, search = sweep["sampler"], sweep.get("search") or {}
+    if name == CURVE:
+        return _how_drawn(search)
     if name not in SAMPLERS:
         return f"The blocks to try were chosen by the sampler “{name}”."
     told = f"The sampler “{name}” {SAMPLERS[name]}"
@@ -70,9 +82,27 @@ def how_chosen(sweep: Mapping[str, Any]) -> str:
     return told + "."
 
 
+def _how_drawn(search: Mapping[str, Any]) -> str:
+    """Return which blocks curves are made of."""
+    depths = ", ".join(search.get("depths") or ())
+    asked = f"each of the depths asked for ({depths})" if depths else "every depth up to 3/4 of the layers"
+    rules = "; one ".join(
+        CURVES.get(method, f"chosen by the rule “{method}”") for method in search.get("methods") or ()
+    )
+    scored = "scored as it is cut" + (", and again after a full heal" if "full" in search.get("rungs", ()) else "")
+    return (
+        f"Nothing was searched. At {asked} one block a rule was removed, whatever others had shown: one {rules}. Each "
+        f"was {scored}; one that two rules name was taken once."
+    )
+
+
 def how_healed(probes: Sequence[Mapping[str, Any]], num_joints: int) -> str:
     """Return what was done to a pruned model before it was scored."""
     cheap = {rung_of(probe) for probe in probes if not is_full(probe)}
+    if cheap == {"unhealed"} and not any(map(is_full, probes)) and not num_joints:
+        return (
+            "No model was trained again: each was scored as it is cut. This is the recipe that a heal would have had."
+        )
     told = "Every pruned model was trained again with this recipe before it was scored"
     exceptions = []
     if "unhealed" in cheap:
@@ -97,6 +127,12 @@ def how_decoded(sweep: Mapping[str, Any]) -> list[str]:
         return []
     beams = scoring.get("num_beams")
     told = "" if beams is None else f"Answers were decoded {'greedily' if beams == 1 else f'with {beams} beams'}. "
+    if sweep["sampler"] == CURVE:
+        return [
+            f"{told}Every pruned model was scored on the selection split: a full heal on all of it unless stopped "
+            "early, a model as it is cut on its first utterances only; both against the unpruned model on the same "
+            "utterances. No pruned model has seen the test split."
+        ]
     return [
         f"{told}Blocks are chosen on the selection split, which is the development set of the search; the figures "
         "reported are on the test split, which is always scored whole."
@@ -123,7 +159,7 @@ def how_judged(
         f"model, and covers the choice of {drawn} only. P(heal alone) is the share of the bootstrap's resamples in "
         f"which the degradation of that model is within {tolerance}."
     ]
-    if not (goes_by_evidence(probes) or num_joints):
+    if not (goes_by_evidence(probes) or num_joints) or sweep["sampler"] == CURVE:
         return [
             *told,
             f"A block is feasible when P(heal alone) is at least {sure}, infeasible when it is at most {alpha}, and "
@@ -153,6 +189,8 @@ def how_judged(
 
 def caveats(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_joints: int) -> list[str]:
     """Return what a reader has to keep in mind."""
+    if sweep["sampler"] == CURVE:
+        return [*_caveats_of_curves(sweep), _spread(sweep, probes)]
     reported = "the table of the joint answer" if num_joints else "the first table"
     kept = [
         f"The search saw the selection split only. The figures of {reported} are on the test split, which was looked "
@@ -163,17 +201,7 @@ def caveats(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_j
             "What each cell can lose by itself was found on the selection split and not looked at again on the test "
             "split: it stands here for comparison."
         )
-    spread = (
-        "Where a block was healed more than once, the rows of its heals in the table of probes show that luck, and the "
-        "heal that did best on the selection split is the one that is scored on the test split."
-        if any(probe.get("repeat") for probe in probes)
-        else "No block of a cell was healed more than once, so that nothing here shows how large it is."
-    )
-    few = "they are few, whatever n" if _drawn(sweep) == "speakers" else "n is small"
-    kept.append(
-        f"Intervals cover the choice of {_drawn(sweep)}, and are wide where {few}. They do not cover the luck of one "
-        f"healing run. {spread}"
-    )
+    kept.append(_spread(sweep, probes))
     if sweep["sampler"] == "frontier" or num_joints:
         kept.append(
             "P(all evidence) is an estimate of a statistical model, which learns from the looks how alike neighbouring "
@@ -182,6 +210,38 @@ def caveats(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]], num_j
         )
     kept.append("A block that was not tried may be better: a verdict speaks of the blocks in the tables of heals.")
     return kept
+
+
+def _caveats_of_curves(sweep: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of curves has to keep in mind."""
+    kept = [
+        "Everything here is on the selection split: curves explore. What can be removed is for max_prune.py to answer, "
+        "which scores the block that it chose on the test split, once.",
+        "The largest fraction within a tolerance is the deepest of the depths tried whose degradation is within it; a "
+        "shallower one may be beyond, and a depth between two may be better or worse.",
+        "A sign test takes the depths, or the blocks, as independent, although they share the unpruned model and the "
+        "utterances; with fewer than 6 it cannot be sure of anything.",
+        "Healing is more training too: where the unpruned model was not trained to its end, a healed one can be "
+        "better.",
+    ]
+    if "random" in ((sweep.get("search") or {}).get("methods") or ()):
+        kept.append("The random start is one draw a depth: another seed gives another curve.")
+    return kept
+
+
+def _spread(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:
+    """Return what intervals cover and what they do not."""
+    spread = (
+        "Where a block was healed more than once, the rows of its heals in the table of probes show that luck, and the "
+        "heal that did best on the selection split is the one that is scored on the test split."
+        if any(probe.get("repeat") for probe in probes)
+        else "No block of a cell was healed more than once, so that nothing here shows how large it is."
+    )
+    few = "they are few, whatever n" if _drawn(sweep) == "speakers" else "n is small"
+    return (
+        f"Intervals cover the choice of {_drawn(sweep)}, and are wide where {few}. They do not cover the luck of one "
+        f"healing run. {spread}"
+    )
 
 
 def probes_note(sweep: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> str:

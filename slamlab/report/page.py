@@ -17,6 +17,7 @@ from markupsafe import Markup
 from slamlab.errors import StoreError
 from slamlab.report import method, scores, tables
 from slamlab.report.answers import headline, verdict_counts
+from slamlab.report.curves import view_curves
 from slamlab.report.early import how_stopped
 from slamlab.report.figures import Image
 from slamlab.report.joints import as_members, base_of, joint_headline
@@ -117,9 +118,11 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     for probe in probes:
         own.setdefault(cell_key(probe["cell"]), []).append(probe)
     stand_ins = joint_scores(joints)
+    curves = view_curves(results, images) if results.get("curves") else None
     cell_views = [
         view_cell(cell, own[cell_key(cell)], tolerance, store, anchor, images, stand_ins.get(cell_key(cell)))
         for cell, anchor in zip(cells, anchors, strict=True)
+        if not curves  # they have no answer that a cell's own part could be about
     ]
     joint_views = view_joints(joints, cells, anchors, tolerance)
     verdicts = [joint_verdict(joint) for joint in joints] or [cell_verdict(cell) for cell in cells]
@@ -127,12 +130,15 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     shown = ("command", "heal", "versions")
     return {
         "sweep": sweep,
-        "headline": joint_headline(joints, [view.answer for view in joint_views], tolerance)
+        "headline": curves.headline
+        if curves
+        else joint_headline(joints, [view.answer for view in joint_views], tolerance)
         if joints
         else headline(cells, [view.answer for view in cell_views], tolerance),
-        "verdict_counts": verdict_counts(verdicts),
+        "verdict_counts": [] if curves else verdict_counts(verdicts),
         "counted": ("base", "bases") if joints else ("cell", "cells"),
         "tolerance": percent(tolerance),
+        "curves": curves,
         "joints": joint_views,
         "cells_table": tables.cells_table(cells, anchors, split="selection" if joints else "test"),
         "cells": cell_views,

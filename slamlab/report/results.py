@@ -5,9 +5,11 @@ degradations are fractions (0.25 is 25 %), BLEU and chrF run from 0 to 100, laye
 seconds.
 
 Parts that came later are optional, so that older files still render: `sweep.search`, `sweep.scoring`, `rungs`,
-`joints`, of a probe `rung`, `repeat`, `se` and `p_feasible`, and of any score counts of degenerate answers, another
-metric's value in `also`, and `num_planned` with `stopped_early`: the utterances that a full scoring takes, and why it
-took fewer, which only a probe may. A probe without a rung is a full heal; only a full heal has a verdict.
+`joints`, `curves`, of a probe `rung`, `repeat`, `se` and `p_feasible`, and of any score counts of degenerate answers,
+another metric's value in `also`, and `num_planned` with `stopped_early`: the utterances that a full scoring takes, and
+why it took fewer, which only a probe may. A probe without a rung is a full heal; only a full heal has a verdict. An
+entry of `curves` names, by method, the blocks that the curves of a cell are made of; what they cost is in the probes. A
+sweep of curves answers nothing: the verdict of its cells is `none`.
 """
 
 from __future__ import annotations
@@ -100,6 +102,7 @@ _JOINT_ANSWER: Fields = {
     "max_fraction": NUMBER,
     "start": int,
 }
+_CURVE: Fields = {**_IDENTITY, "methods": dict}
 _JOINT_HEAL: Fields = {"start": int, "depth": int, "status": str}
 
 
@@ -205,13 +208,16 @@ def check_results(results: Any, source: str) -> None:
         _check_cell(cell, f"cells[{i}]", source)
     for i, probe in enumerate(results["probes"]):
         _check_probe(probe, f"probes[{i}]", source)
-    require(results, {name: list for name in ("rungs", "joints") if name in results}, "", source)
+    require(results, {name: list for name in ("rungs", "joints", "curves") if name in results}, "", source)
     for i, ranking in enumerate(results.get("rungs", ())):
         require(ranking, _RANKING, f"rungs[{i}]", source)
         if ranking["ci95"] is not None:
             check_interval(ranking["ci95"], f"rungs[{i}].ci95", source)
     for i, joint in enumerate(results.get("joints", ())):
         _check_joint(joint, f"joints[{i}]", source)
+    layers = {cell_key(cell): cell["num_layers"] for cell in results["cells"] if cell_verdict(cell) != "failed"}
+    for i, curve in enumerate(results.get("curves", ())):
+        _check_curve(curve, layers, f"curves[{i}]", source)
 
 
 def _check_cell(cell: Any, where: str, source: str) -> None:
@@ -290,6 +296,17 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
             check_interval(score["ci95"], f"{inner}.{split}.ci95", source)
             check_counts(score, f"{inner}.{split}", source)
             one_of(score.get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.{split}.verdict", source)
+
+
+def _check_curve(curve: Any, layers: Mapping[tuple[str, ...], int], where: str, source: str) -> None:
+    require(curve, _CURVE, where, source)
+    for method, blocks in curve["methods"].items():
+        require(curve["methods"], {method: list}, f"{where}.methods", source)
+        for i, block in enumerate(blocks):
+            inner = f"{where}.methods.{method}[{i}]"
+            require(block, {"start": int, "depth": int}, inner, source)
+            if num_layers := layers.get(cell_key(curve)):
+                check_block(block, "depth", num_layers, inner, source)
 
 
 def _check_joint_heal(heal: Any, num_members: int, where: str, source: str) -> None:

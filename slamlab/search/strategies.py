@@ -42,7 +42,7 @@ Block = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Tries:
-    """The full looks that were taken at one block.
+    """The looks that were taken at one block, on one rung.
 
     Attributes:
         complete: Those that gave a number, or told that it is infinite.
@@ -147,11 +147,11 @@ class PlainSampler(BlockSampler):
         tried = self.tried(study)
         return np.array([tried[block].p_within(self.space.tolerance) for block in blocks])
 
-    def tried(self, study: Study) -> dict[Block, Tries]:
-        """Return what full looks were taken, by block, in the order of the first."""
+    def tried(self, study: Study, rung: Rung = "full") -> dict[Block, Tries]:
+        """Return what looks were taken on a rung, by block, in the order of the first."""
         looks: dict[Block, list[Look]] = {}
         for look in self.looks(study):
-            if look.rung == "full":
+            if look.rung == rung:
                 looks.setdefault((look.start, look.depth), []).append(look)
         return {
             block: Tries(

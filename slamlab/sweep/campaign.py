@@ -3,7 +3,7 @@
 A cell goes from its base through probes to the final scoring of its answer. Cells move on their own: one whose base is
 not there yet waits, one whose base failed ends, and neither holds up the others. The searches of one decoder's cells
 learn from each other, so an answer is final only when none of them has anything left to ask. A joint sweep then goes on
-to the block that all cells of a base can lose together.
+to the block that all cells of a base can lose together. A sweep of curves has no answer, and ends with its probes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from slamlab.scoring.bootstrap import Degradation
 from slamlab.scoring.records import read_records
 from slamlab.scoring.score import degradation
 from slamlab.scoring.verdict import Verdict, judge
+from slamlab.search.curve import CurveSampler
 from slamlab.search.evidence import Proposal, Recommendation, SearchSpace
 from slamlab.search.frontier import Pool
 from slamlab.search.joint import JointSampler
@@ -214,25 +215,29 @@ class Campaign:
         spaces = {cell: self._space(cell) for cell in cells if self.ledgers[cell].singles["base"].record is not None}
         for cell, space in spaces.items():
             pool.add(space, self.ledgers[cell].study)
-            self.samplers[cell] = build_sampler(
-                settings.sampler,
-                space,
-                SamplerOptions(
-                    alpha=settings.alpha,
-                    price=settings.price,
-                    max_heals=settings.max_heals,
-                    rungs=settings.rungs,  # type: ignore[arg-type]
-                    seed=settings.seed,
-                    max_running=max(1, math.ceil(settings.workers / len(settings.cells))),
-                    pool=pool,
-                ),
-            )
+            self.samplers[cell] = self._sampler(space, pool)
         self.pools[decoder] = pool
         for joint in self.joints:
             members = self.members(joint)
             if _decoder(joint) == decoder and all(member in spaces for member in members):
                 names = [self.ledgers[member].study.study_name for member in members]
                 self.samplers[joint] = JointSampler(pool, alpha=settings.alpha, members=names)
+
+    def _sampler(self, space: SearchSpace, pool: Pool) -> BlockSampler:
+        settings = self.settings
+        alpha, seed, max_running = settings.alpha, settings.seed, math.ceil(settings.workers / len(settings.cells))
+        if settings.curve:
+            return CurveSampler(space, settings.curve, alpha=alpha, seed=seed, max_running=max_running)
+        told = SamplerOptions(
+            alpha=alpha,
+            price=settings.price,
+            max_heals=settings.max_heals,
+            rungs=settings.rungs,  # type: ignore[arg-type]
+            seed=seed,
+            max_running=max_running,
+            pool=pool,
+        )
+        return build_sampler(settings.sampler, space, told)
 
     def _space(self, cell: Cell) -> SearchSpace:
         base = self.ledgers[cell].singles["base"].record

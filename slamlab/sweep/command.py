@@ -1,11 +1,13 @@
-"""The command that `max_prune.py` and `backbone.py` have in common: options in, a sweep, its report out.
+"""The command that `max_prune.py`, `backbone.py` and `curves.py` have in common: options in, a sweep, its report out.
 
 Reads no command line: the scripts do, and say how they were called.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +16,12 @@ from rich.console import Console
 
 from slamlab.errors import exit_on_user_error
 
+OF_SEARCHES, OF_CURVES = ("sampler", "price", "max_heals", "rungs"), ("methods", "depths", "heal")
+"""Options of one kind of sweep alone."""
+
 
 # fmt: off
-def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: bool = False) -> typer.Typer:
+def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: bool = False, curves: bool = False) -> typer.Typer:
     """Return the command of a sweep.
 
     Args:
@@ -24,10 +29,10 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         text: What `--help` says first.
         called: Returns the command line, for the report.
         joint: Whether one block is wanted for all cells of a base together.
+        curves: Whether curves over depths are wanted in place of an answer.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
-    @app.command(help=text)
     def main(
         family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = ["qwen"],
         scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
@@ -41,6 +46,9 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         price: Annotated[float, typer.Option(help="frontier: layers that one more heal must promise. Less: more heals, fewer layers missed.")] = 0.2,
         max_heals: Annotated[int | None, typer.Option(help="Heals a cell at most; default: 6 for frontier, 16 for random, tpe, gp.")] = None,
         rungs: Annotated[list[str], typer.Option(help="Looks that may be taken: full, and cheaper ones (unhealed, short) that frontier uses while they pay.")] = ["full"],
+        methods: Annotated[list[str], typer.Option(help="Which block of each depth: paper (least angular distance), deepest (the last layers but the very last), random.")] = ["paper", "deepest", "random"],
+        depths: Annotated[list[str], typer.Option(help="Layers to remove: counts (1,2,4) or fractions of them (0.1,0.25); default: every depth up to 3/4 of the layers.")] = [],
+        heal: Annotated[bool, typer.Option("--heal/--no-heal", help="Heal every block too, or score all only as they are cut.")] = True,
         data: Annotated[str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")] = None,
         base: Annotated[str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")] = "auto",
         heal_steps: Annotated[int | None, typer.Option(help="Healing steps; default: the profile's.")] = None,
@@ -72,34 +80,41 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         with exit_on_user_error():
             from slamlab.report.page import render
             from slamlab.report.results import write_results
+            from slamlab.search.curve import Curve
             from slamlab.sweep import launch
             from slamlab.sweep.plan import estimate, table
             from slamlab.sweep.store import Store
 
             chosen, why = launch.choose_profile(profile, address)
             console.print(f"Profile {chosen.name} ({why}).", highlight=False)
-            heal = {
+            recipe = {
                 "num_steps": heal_steps, "peak_lr": heal_lr, "batch_size": heal_batch, "r": lora_r,
                 "alpha": lora_alpha, "dropout": lora_dropout, "target_modules": tuple(split(lora_targets)) or None,
                 "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
             }  # fmt: skip
             questions = [split(option) for option in (family, scale, encoder, task, language)]
             families, scales, encoders, tasks, languages = questions
-            heal = {option: value for option, value in heal.items() if value is not None}
-            search = {"sampler": sampler, "price": price, "max_heals": max_heals, "rungs": tuple(dict.fromkeys(["full", *split(rungs)]))}
+            recipe = {option: value for option, value in recipe.items() if value is not None}
+            if curves:
+                curve = Curve(methods=tuple(dict.fromkeys(split(methods))), depths=tuple(split(depths)), healed=heal)
+                search: dict[str, Any] = {"curve": curve}
+            else:
+                search = {"sampler": sampler, "price": price, "max_heals": max_heals, "rungs": tuple(dict.fromkeys(["full", *split(rungs)]))}
             scoring: dict[str, Any] = {"num_beams": beams, "resample": resample, "early_stop": early_stop}
             defaults = {
                 "tolerance": 0.25, "alpha": 0.05, "base": "auto", "seed": 0, "num_selection": None, "num_test": None,
                 "sampler": "frontier", "price": 0.2, "max_heals": None, "rungs": ("full",),
-                "num_beams": 1, "resample": "utterance", "early_stop": 0.001,
+                "num_beams": 1, "resample": "utterance", "early_stop": _early_stop(curves),
             }
             asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test, **search, **scoring}
-            changed = {option: value for option, value in asked.items() if value != defaults[option]} | heal
+            changed = {option: value for option, value in asked.items() if option in defaults and value != defaults[option]} | recipe
+            if curves and curve != Curve():
+                changed["curve"] = asdict(curve)
             title = launch.sweep_name(job, *questions, [Path(data).stem] if data else [], changed=changed)
             settings, corpus = launch.prepare(
                 chosen, name=name or title, families=families,
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
-                heal=heal, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
+                heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
                 joint=joint, **search, **scoring,
                 workers=launch.default_workers(chosen, address) if workers is None else workers,
             )  # fmt: skip
@@ -114,7 +129,19 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         if not results["sweep"]["finished"]:
             raise typer.Exit(130)  # as after any interruption, so that a script notices
 
+    # Typer offers what the signature shows; what it does not show keeps its default.
+    shown = inspect.signature(main, eval_str=True)
+    hidden = OF_SEARCHES if curves else OF_CURVES
+    offered = {name: one for name, one in shown.parameters.items() if name not in hidden}
+    offered["early_stop"] = offered["early_stop"].replace(default=_early_stop(curves))
+    main.__signature__ = shown.replace(parameters=list(offered.values()))  # type: ignore[attr-defined]
+    app.command(help=text)(main)
     return app
+
+
+def _early_stop(curves: bool) -> float:
+    """Return the default: a curve wants every point on all utterances."""
+    return 0.0 if curves else 0.001
 
 
 def split(values: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -15,6 +15,7 @@ from slamlab.sweep.cells import Cell, joint_cell
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import Store
 from slamlab.zoo.decoders import find_decoder
+from slamlab.zoo.profiles import RUNGS
 
 # Seconds on one core of a server CPU, measured with the pocket profile; used until the store has timings of its own.
 POCKET_STEP_S = {"mini": 0.2, "135m": 4.0}
@@ -34,6 +35,7 @@ class CellPlan:
         origin: Where its base comes from: `shipped`, `given`, `trained` (kept in the store), or `to be trained`.
         num_layers: Layers of the decoder.
         num_others: Trials beside the heals: the base, and the final scoring of an answer of its own.
+        num_looks: Looks of a curve at a model as it is cut; what else looks without a full heal is not foreseen.
         num_probes: Full heals expected, as :func:`~slamlab.search.strategies.expected_num_heals` says.
         max_probes: Heals at most.
         device_s: Device-seconds expected, None where nothing like it was ever timed.
@@ -48,6 +50,7 @@ class CellPlan:
     max_probes: int
     device_s: float | None
     disk_bytes: float
+    num_looks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,11 @@ class Estimate:
         return sum(cell.max_probes + cell.num_others for cell in self.cells)
 
     @property
+    def num_looks(self) -> int:
+        """Looks of curves at models as they are cut."""
+        return sum(cell.num_looks for cell in self.cells)
+
+    @property
     def device_s(self) -> float | None:
         """Device-seconds expected, None where a cell's are unknown."""
         known = [cell.device_s for cell in self.cells]
@@ -76,7 +84,7 @@ class Estimate:
     @property
     def wall_s(self) -> float | None:
         """Wall seconds expected with the workers asked for, None where unknown."""
-        lanes = min(self.workers, len(self.cells))
+        lanes = self.workers if self.num_looks else min(self.workers, len(self.cells))  # no look waits for another
         return None if self.device_s is None else self.device_s / lanes
 
     @property
@@ -96,13 +104,15 @@ def estimate(settings: Settings, store: Store) -> Estimate:
         name = (cell.family, cell.scale, cell.encoder)
         trains = found is None and name not in trained
         trained.add(name)
-        num_probes, max_probes = expected_num_heals(
-            settings.sampler, spec.num_layers, max(spec.num_layers - 1, 1), settings.max_heals
-        )
-        seconds = _known_seconds(timings, cell) or _pocket_seconds(settings, cell)
+        num_looks, num_probes, max_probes = _looks(settings, spec.num_layers)
+        answers = not (settings.joint or settings.curve)
+        kinds = KINDS if answers or settings.joint else KINDS[:2]
+        seconds = _known_seconds(timings, cell, kinds) or _pocket_seconds(settings, cell)
         device_s = None
         if seconds is not None:
-            device_s = seconds["base"] + num_probes * seconds["probe"] + (0 if settings.joint else seconds["final"])
+            device_s = seconds["base"] + num_probes * seconds["probe"] + (seconds["final"] if answers else 0)
+            # A base is scored on all splits, mapped beside: a look scores a part of one.
+            device_s += num_looks * seconds["base"] / 3 * RUNGS["unhealed"].score_fraction
             device_s += _train_seconds(settings, cell) if trains else 0.0
         model_bytes = spec.num_params_billion * 1e9 * BYTES_A_WEIGHT
         cells.append(
@@ -110,11 +120,12 @@ def estimate(settings: Settings, store: Store) -> Estimate:
                 cell=cell,
                 origin=found[1] if found else "to be trained",
                 num_layers=spec.num_layers,
-                num_others=1 if settings.joint else 2,
+                num_others=2 if answers else 1,
                 num_probes=num_probes,
                 max_probes=max_probes,
                 device_s=device_s,
                 disk_bytes=model_bytes * (num_probes / 2 + trains),
+                num_looks=num_looks,
             )
         )
     if settings.joint:
@@ -122,11 +133,20 @@ def estimate(settings: Settings, store: Store) -> Estimate:
     return Estimate(cells=tuple(cells), workers=settings.workers)
 
 
+def _looks(settings: Settings, num_layers: int) -> tuple[int, float, int]:
+    """Return how many looks without a heal are planned for a cell, how many heals, and how many at most."""
+    if curve := settings.curve:
+        num_blocks = curve.max_blocks(num_layers, settings.seed)
+        num_heals = num_blocks if curve.healed else 0
+        return num_blocks, float(num_heals), num_heals
+    return 0, *expected_num_heals(settings.sampler, num_layers, max(num_layers - 1, 1), settings.max_heals)
+
+
 def _joint_plan(settings: Settings, timings: dict[tuple[str, str], list[float]], joint: Cell) -> CellPlan:
     """Return what is expected of a joint search: each of its heals is as long as its members' together."""
     spec = find_decoder(joint.family, joint.scale)
     members = [cell for cell in settings.cells if base_name(cell) == base_name(joint)]
-    seconds = _known_seconds(timings, members[0]) or _pocket_seconds(settings, members[0])
+    seconds = _known_seconds(timings, members[0], KINDS) or _pocket_seconds(settings, members[0])
     device_s = None
     if seconds is not None:
         device_s = len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
@@ -158,10 +178,12 @@ def table(expected: Estimate) -> Table:
             f"{cell.disk_bytes / 1e9:.2f} GB",
         )
     device, wall = ("never timed" if s is None else clock(s) for s in (expected.device_s, expected.wall_s))
+    each = "a base, its heals and a final scoring for each cell"
+    if expected.num_looks:
+        each = f"a base and its heals for each cell; {expected.num_looks} looks at most without a heal besides"
     shown.caption = (
-        f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} (a base, its heals and a final "
-        f"scoring for each cell); device time {device}, wall time {wall} with {expected.workers} at a time; "
-        f"disk {expected.disk_bytes / 1e9:.2f} GB."
+        f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} ({each}); device time {device}, wall "
+        f"time {wall} with {expected.workers} at a time; disk {expected.disk_bytes / 1e9:.2f} GB."
     )
     return shown
 
@@ -182,10 +204,12 @@ def _timings(store: Store) -> dict[tuple[str, str], list[float]]:
     return timings
 
 
-def _known_seconds(timings: dict[tuple[str, str], list[float]], cell: Cell) -> dict[str, float] | None:
-    if not all((cell.scale, kind) in timings for kind in KINDS):
+def _known_seconds(
+    timings: dict[tuple[str, str], list[float]], cell: Cell, kinds: Sequence[str]
+) -> dict[str, float] | None:
+    if not all((cell.scale, kind) in timings for kind in kinds):
         return None
-    return {kind: fmean(timings[cell.scale, kind]) for kind in KINDS}
+    return {kind: fmean(timings[cell.scale, kind]) for kind in kinds}
 
 
 def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:

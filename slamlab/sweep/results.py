@@ -13,6 +13,7 @@ from slamlab.report.results import SCHEMA_VERSION
 from slamlab.report.writing import metric_name
 from slamlab.scoring.metrics import METRICS
 from slamlab.search.agreement import rank_agreement
+from slamlab.search.curve import CurveSampler
 from slamlab.search.evidence import RUNGS
 from slamlab.search.frontier import Pool
 from slamlab.search.joint import JointSampler
@@ -20,6 +21,7 @@ from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import JOINT, Cell
 from slamlab.sweep.evaluate import NUM_LOOKS
 from slamlab.sweep.ledger import Attempts
+from slamlab.sweep.settings import Settings
 from slamlab.zoo.profiles import as_json
 
 PACKAGES = (
@@ -57,12 +59,8 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
             "tolerance": settings.tolerance,
             "alpha": settings.alpha,
             "seed": settings.seed,
-            "sampler": settings.sampler,
-            "search": {
-                "price": settings.price,
-                "max_heals": settings.max_heals,
-                "rungs": list(settings.rungs),
-            },
+            "sampler": "curve" if settings.curve else settings.sampler,
+            "search": _search(settings),
             "scoring": {
                 "num_beams": settings.num_beams,
                 "resample": settings.resample,
@@ -87,6 +85,7 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
         "probes": [probe for cell in settings.cells for probe in _probes(campaign, cell)],
         "rungs": [found for decoder, pool in campaign.pools.items() for found in _rungs(campaign, decoder, pool)],
         "joints": [_joint(campaign, joint) for joint in campaign.joints],
+        "curves": [_curve(campaign, cell) for cell in settings.cells] if settings.curve else [],
     }
 
 
@@ -118,6 +117,26 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _search(settings: Settings) -> dict[str, Any]:
+    """Return what the sampler was told."""
+    if curve := settings.curve:
+        return {"rungs": list(curve.rungs), "methods": list(curve.methods), "depths": list(curve.depths)}
+    return {"price": settings.price, "max_heals": settings.max_heals, "rungs": list(settings.rungs)}
+
+
+def _curve(campaign: Campaign, cell: Cell) -> dict[str, Any]:
+    """Return the blocks that the curves of a cell are made of, by method: what they cost is in the probes."""
+    sampler = campaign.samplers.get(cell)
+    by_method = sampler.by_method if isinstance(sampler, CurveSampler) else {}
+    return {
+        **cell.as_dict(),
+        "methods": {
+            method: [{"start": start, "depth": depth} for start, depth in blocks]
+            for method, blocks in by_method.items()
+        },
+    }
 
 
 def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
@@ -157,6 +176,8 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     unpruned = base.record["scores"]["test"]
     if probe is not None and _is_worthless(unpruned):
         verdict, reason = "undecided", _worthless(base.record)
+    if campaign.settings.curve:
+        reason = "a sweep of curves explores the selection split and gives no answer: max_prune.py searches for one"
     records = _records([base, final, *ledger.probes.values()])
     answer = {
         **cell.as_dict(),

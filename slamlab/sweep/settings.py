@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slamlab.errors import AssetError, OptionError
+from slamlab.search.curve import Curve
 from slamlab.search.frontier import PRICE
 from slamlab.search.strategies import SAMPLERS
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.store import fingerprint
+from slamlab.zoo.decoders import find_decoder
 from slamlab.zoo.profiles import PROFILES, RUNGS, HealRecipe, Profile, TrainRecipe
 
 TRIAL_REVISION = 3
@@ -49,6 +51,7 @@ class Settings:
         max_heals: Full heals a cell at most, None for the strategy's own limit.
         rungs: Looks that may be taken; `full` always is.
         joint: Whether one block is wanted for all cells of a base together.
+        curve: What is looked at where a curve over depths is wanted in place of an answer: no sampler chooses, then.
         num_beams: Beams of decoding; 1 decodes greedily, as in the paper.
         resample: What the bootstrap draws: `utterance` or `speaker`.
         early_stop: Chance accepted that a probe's scoring stops although the whole selection split would tell
@@ -75,6 +78,7 @@ class Settings:
     max_heals: int | None = None
     rungs: tuple[str, ...] = ("full",)
     joint: bool = False
+    curve: Curve | None = None
     num_beams: int = 1
     resample: Literal["utterance", "speaker"] = "utterance"
     early_stop: float = EARLY_STOP
@@ -123,6 +127,8 @@ class Settings:
             )
         for cell in self.cells:
             self.heal_recipe(cell)
+            if self.curve:
+                self.curve.depths_of(find_decoder(cell.family, cell.scale).num_layers)
 
     def recipes(self) -> Profile:
         """Return the profile."""
