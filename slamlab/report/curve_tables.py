@@ -78,5 +78,5 @@ def points_table(curves: Curves) -> Table:
             )
             for *_, block, method in sorted(rows)
         ),
-        numeric=frozenset((0, 1, 3, *range(4, len(columns)))),
+        numeric=frozenset((1, 3, *range(4, len(columns)))),
     )
