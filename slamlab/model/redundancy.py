@@ -44,7 +44,8 @@ class DistanceMap:
     Attributes:
         distance: [L + 1, L + 1], float64 in 0 ... 1: symmetric, zero on the diagonal. Entry [l, l + n] is the distance
             across the block of n layers that starts at layer l; L is what leaves the last layer.
-        resampled: The same of every bootstrap resample of utterances [R, L + 1, L + 1], float32.
+        resampled: The same of every bootstrap resample of utterances [R, L + 1, L + 1], float32; NaN throughout in one
+            that drew no position, so that resample r is of the same utterances in every map of them.
         num_positions: Positions averaged over.
         num_utterances: Rows that had a position.
     """
@@ -177,7 +178,7 @@ class AngularDistance:
         mean[:, range(len(mean[0])), range(len(mean[0]))] = 0.0  # rounding aside, a vector has no angle to itself
         return DistanceMap(
             distance=mean[0],
-            resampled=mean[1:][counts[1:].numpy() > 0].astype(np.float32),
+            resampled=np.where(counts[1:, None, None].numpy() > 0, mean[1:], np.nan).astype(np.float32),
             num_positions=int(counts[0]),
             num_utterances=self._num_utterances[selection],
         )

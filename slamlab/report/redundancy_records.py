@@ -152,8 +152,8 @@ def _check_map(record: Any, where: str, source: str) -> None:
     one_of(record["decoder"], ("base", "lora"), f"{where}.decoder", source)
     one_of(record["view"], ("text", "speech"), f"{where}.view", source)
     one_of(record["selection"], SELECTIONS, f"{where}.selection", source)
-    one_of(record["status"], ("complete", "not run"), f"{where}.status", source)
-    if record["status"] == "not run":
+    one_of(record["status"], ("complete", "not run", "failed"), f"{where}.status", source)
+    if record["status"] != "complete":
         checks.require_where_given(record, {"reason": (str, type(None))}, where, source)
         return
     require(record, _COMPLETE, where, source)
@@ -197,7 +197,7 @@ def _check_pair(pair: Any, known: Mapping[str, Mapping[str, Any]], where: str, s
 
 
 def _draw(number: int, record: Mapping[str, Any], arrays: Any, num_resamples: int, source: str) -> Drawn:
-    if record["status"] == "not run":
+    if record["status"] != "complete":
         return Drawn(number=number, record=record, map=None)
     made, key = as_map(record, arrays), record["key"]
     if made.num_layers != record["num_layers"]:

@@ -68,7 +68,7 @@ def maps_table(drawn: Sequence[Drawn], anchors: Sequence[str]) -> Table:
                 str(record["num_layers"]) if done else DASH,
                 str(record["num_utterances"]) if done else DASH,
                 str(record["num_positions"]) if done else DASH,
-                "complete" if done else f"not run: {why_not(record)}",
+                "complete" if done else f"{record['status']}: {why_not(record)}",
             )
         )
     columns = (
@@ -89,7 +89,7 @@ def _score(record: Mapping[str, Any]) -> str:
 
 
 def why_not(record: Mapping[str, Any]) -> str:
-    """Write why a map was not run."""
+    """Write why there is no map."""
     return (record.get("reason") or "no reason was recorded").rstrip(".")
 
 

@@ -160,10 +160,23 @@ def test_resamples_count_whole_utterances_as_they_were_drawn(new_decoder, sequen
     expected = [
         sum(count * length * matrix for count, length, matrix in zip(column, lengths, own, strict=True))
         / (column * lengths).sum()
-        for column in counts.T
         if column.any()
+        else np.full_like(own[0], np.nan)
+        for column in counts.T
     ]
     np.testing.assert_allclose(meter.map("all").resampled, expected, atol=1e-5)
+
+
+def test_a_resample_that_draws_nothing_keeps_its_place(new_decoder, sequences):
+    decoder = new_decoder("llama")
+    with AngularDistance(decoder, num_resamples=60) as meter:
+        run(decoder, sequences[0][None], torch.ones(1, 9, dtype=torch.long))
+        meter.update(torch.ones(1, 9, dtype=torch.bool))
+    drawn = np.random.default_rng(0).poisson(1.0, size=60) > 0
+    resampled = meter.map("all").resampled
+    assert 0 < drawn.sum() < 60
+    np.testing.assert_array_equal(np.isfinite(resampled[:, 0, 1]), drawn)
+    np.testing.assert_allclose(resampled[drawn], np.broadcast_to(meter.matrix(), (drawn.sum(), *meter.matrix().shape)))
 
 
 def test_resamples_neither_depend_on_batches_nor_on_how_often_one_looks(new_decoder, sequences):
