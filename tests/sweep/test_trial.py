@@ -219,12 +219,9 @@ def test_an_equal_trial_is_read_not_run(ran, new_bench):
     bench, records, _, _ = ran
     again = new_bench(bench.store.root)
     for request in (BASE, PROBE, FINAL):
-        began_s = time.perf_counter()
         record, stages = _finish(again.run(request))
         assert stages == []
         assert record == json.loads(json.dumps(records[request.kind])), "times included: nothing was run"
-        if request != BASE:  # which had the model to load
-            assert time.perf_counter() - began_s < records[request.kind]["wall_seconds"]
 
 
 def test_a_probe_is_the_same_in_another_store_and_whatever_ran_before(ran, new_bench):
