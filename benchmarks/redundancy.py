@@ -135,7 +135,11 @@ def main(
     """Measure what measuring redundancy costs, in time and memory."""
     with exit_on_user_error():
         if min(width, layers, length, num_samples, repeats) < 1 or width % 64 or num_samples % BATCH:
-            raise OptionError("counts are 1 or more, the width a multiple of 64, samples of 4", "others", "see --help")
+            raise OptionError(
+                f"counts are 1 or more, the width a multiple of 64, the samples of {BATCH}",
+                f"width {width}, {layers} layers, length {length}, {num_samples} samples, {repeats} repeats",
+                "choose others",
+            )
         console = Console(soft_wrap=True, highlight=False)
         decoder, batches = _decoder(width, layers), _batches(width, num_samples, length)
         took_s: dict[str, list[float]] = {name: [] for name in WAYS}

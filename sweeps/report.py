@@ -9,16 +9,18 @@ import typer
 
 from slamlab.errors import exit_on_user_error
 from slamlab.report.page import render
+from slamlab.report.redundancy import render_redundancy
+from slamlab.report.redundancy_records import FILE_NAME
 from slamlab.report.results import read_results
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Folder that a sweep wrote, with its results.json.", metavar="REPORT")],
+    folder: Annotated[Path, typer.Argument(help="Folder that a sweep wrote, with its results.json, or redundancy.json.", metavar="REPORT")],
     store: Annotated[
         Path, typer.Option(help="The sweep's store: where hypotheses and angular-distance maps lie.")
     ] = Path("runs"),
 ) -> None:
-    """Make the report of a sweep again, from its results.json and what the store still holds.
+    """Make the report of a sweep, or of maps, again from its records and what the store still holds.
 
     Replaces index.html, report.md and figures/ in the folder; the same records give the same bytes. Without the store
     the report has every number, and lacks the maps and the samples of what the models said.
@@ -26,8 +28,11 @@ def main(
     Example: python sweeps/report.py reports/max_prune-qwen --store runs
     """
     with exit_on_user_error():
-        render(read_results(folder), store, folder)
-    if not store.is_dir():
+        if is_maps := (folder / FILE_NAME).is_file():
+            render_redundancy(folder)
+        else:
+            render(read_results(folder), store, folder)
+    if not is_maps and not store.is_dir():
         typer.echo(f"There is no store at {store}: maps and samples are left out (name it with --store).")
     typer.echo(f"Report: {folder / 'index.html'}")
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,11 @@ def test_maps_are_made_compared_and_shown(run):
     text = (reports / "maps" / "report.md").read_text(encoding="utf-8")
     assert "--lora-steps 0" in text
     assert "cannot tell" in text.lower() or "too small" in text.lower(), "six utterances tell little, and it says so"
+    html = (reports / "maps" / "index.html").read_bytes()
+    (reports / "maps" / "index.html").unlink()
+    script = SCRIPT.with_name("report.py")
+    subprocess.run([sys.executable, str(script), str(reports / "maps")], cwd=reports, check=True, capture_output=True)
+    assert (reports / "maps" / "index.html").read_bytes() == html, "from its records alone, the same bytes"
     again, _ = run("--profile", "pocket", "--task", "asr", "--language", "en,de", "--name", "maps", *SMALL)
     assert again.exit_code == 0
     assert json.loads((reports / "maps" / "redundancy.json").read_text(encoding="utf-8"))["maps"] == told["maps"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from optuna.study import Study
@@ -259,13 +260,14 @@ def deepest(blocks: Sequence[Block], p: Sequence[float] | np.ndarray, alpha: flo
         alpha: Error that is accepted.
     """
     ranked = sorted(((depth, p[i], -start) for i, (start, depth) in enumerate(blocks)), reverse=True)
-    for verdict, enough in (("feasible", 1 - alpha), ("undecided", 0.5)):
+    bars: tuple[tuple[Literal["feasible", "undecided"], float], ...] = (("feasible", 1 - alpha), ("undecided", 0.5))
+    for verdict, enough in bars:
         for depth, probability, minus_start in ranked:
             if probability >= enough:
                 return Recommendation(
                     start=-minus_start,
                     depth=depth,
-                    verdict=verdict,  # type: ignore[arg-type]
+                    verdict=verdict,
                     p_feasible=float(probability),
                 )
     return Recommendation(start=0, depth=0, verdict="none")

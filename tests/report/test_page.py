@@ -6,12 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from seen_page import Page
 
 from slamlab.errors import DataError, StoreError
 from slamlab.report.page import code_markdown, escape_markdown, render
@@ -21,42 +21,13 @@ ROOT = Path(__file__).parents[2]
 Sweep = tuple[dict[str, Any], Path]
 
 
-class _Page(HTMLParser):
-    """Collects what a browser would see: tags, ids, links, and text outside drawings and style."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
-        if tag not in ("meta", "link", "br", "use", "path", "rect", "image"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not {"svg", "style", "title"} & set(self.open):
-            self.text += data
-
-
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _rendered(sweep: Sweep, out: Path) -> tuple[_Page, str]:
+def _rendered(sweep: Sweep, out: Path) -> tuple[Page, str]:
     render(*sweep, out)
-    return _Page((out / "index.html").read_text(encoding="utf-8")), (out / "report.md").read_text(encoding="utf-8")
+    return Page((out / "index.html").read_text(encoding="utf-8")), (out / "report.md").read_text(encoding="utf-8")
 
 
 def test_same_records_same_bytes(sweep: Sweep, tmp_path: Path) -> None:

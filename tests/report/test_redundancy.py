@@ -5,15 +5,16 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from seen_page import Page
 
 from slamlab.errors import DataError, StoreError
 from slamlab.report import redundancy_words as words
@@ -25,35 +26,6 @@ from slamlab.report.redundancy_records import check_redundancy, read_redundancy
 LAYERS, RESAMPLES = 12, 60
 VIEWS = (("text", "all"), ("speech", "all"), ("speech", "audio"))
 Records = dict[str, Any]
-
-
-class _Page(HTMLParser):
-    """Collects tags, ids, links, and text outside drawings and style."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
-        if tag not in ("meta", "link", "br", "use", "path", "rect", "image"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not {"svg", "style", "title"} & set(self.open):
-            self.text += data
 
 
 def distances(seed: int, weakest: float, num_layers: int = LAYERS) -> np.ndarray:
@@ -140,11 +112,9 @@ def made() -> Made:
     return records, arrays
 
 
-def rendered(made: Made, folder: Path) -> tuple[_Page, str]:
+def rendered(made: Made, folder: Path) -> tuple[Page, str]:
     render_redundancy(write(made, folder))
-    return _Page((folder / "index.html").read_text(encoding="utf-8")), (folder / "report.md").read_text(
-        encoding="utf-8"
-    )
+    return Page((folder / "index.html").read_text(encoding="utf-8")), (folder / "report.md").read_text(encoding="utf-8")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -505,10 +475,10 @@ def test_a_map_without_distance_can_be_drawn() -> None:
     assert svg_text(draw_panels([("text alone", np.zeros((4, 4)))]).svg)
 
 
-@pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="no browser here")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here")
 def test_a_browser_shows_the_page(made: Made, tmp_path: Path) -> None:
     rendered(made, tmp_path)
-    command = ["/usr/bin/chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "index.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Text and speech agree on which blocks" in done.stdout and "</html>" in done.stdout
