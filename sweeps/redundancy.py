@@ -24,23 +24,46 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exce
 
 @app.command(help=__doc__)
 def main(
-    family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = ["qwen"],
+    family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = [
+        "qwen"
+    ],
     scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
-    encoder: Annotated[list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")] = [],
+    encoder: Annotated[
+        list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")
+    ] = [],
     task: Annotated[list[str], typer.Option(help="asr (recognition), st (translation into English), or all.")] = [],
     language: Annotated[list[str], typer.Option(help="Spoken language: en, de, fr ...; or all.")] = [],
-    profile: Annotated[str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")] = "auto",
-    data: Annotated[str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")] = None,
-    base: Annotated[str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")] = "auto",
-    num_utterances: Annotated[int, typer.Option(help="Utterances of the selection split that a map averages over.")] = 64,
+    profile: Annotated[
+        str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")
+    ] = "auto",
+    data: Annotated[
+        str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")
+    ] = "auto",
+    num_utterances: Annotated[
+        int, typer.Option(help="Utterances of the selection split that a map averages over.")
+    ] = 64,
     num_resamples: Annotated[int, typer.Option(help="Bootstrap resamples of them, for the intervals.")] = 200,
-    num_test: Annotated[int | None, typer.Option(help="Utterances of the test split that say how good the mapped models are.")] = None,
-    lora_steps: Annotated[int | None, typer.Option(help="Steps a cell that LoRA adapts every layer for; 0 for no such map; default: those of healing.")] = None,
+    num_test: Annotated[
+        int | None, typer.Option(help="Utterances of the test split that say how good the mapped models are.")
+    ] = None,
+    lora_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps a cell that LoRA adapts every layer for; 0 for no such map; default: those of healing."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of training and resampling.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path("runs"),
+    store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path(
+        "runs"
+    ),
     reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
-    name: Annotated[str | None, typer.Option(help="Name of the report; default: redundancy and the options that choose its cells.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the report; default: redundancy and the options that choose its cells.")
+    ] = None,
 ) -> None:
     """Parse, map, compare, report."""
     console = Console(soft_wrap=True, highlight=False)
@@ -66,8 +89,12 @@ def main(
         )  # fmt: skip
         launch.check_assets(settings)
         recipe = settings.heal_recipe(settings.cells[0])
-        lora = replace(recipe, train=replace(recipe.train, num_steps=recipe.train.num_steps if lora_steps is None else lora_steps))
-        how = MapSettings(num_utterances=num_utterances, num_resamples=num_resamples, lora=lora if lora_steps != 0 else None)
+        lora = replace(
+            recipe, train=replace(recipe.train, num_steps=recipe.train.num_steps if lora_steps is None else lora_steps)
+        )
+        how = MapSettings(
+            num_utterances=num_utterances, num_resamples=num_resamples, lora=lora if lora_steps != 0 else None
+        )
         told, arrays = collect_maps(
             settings, how, command=shlex.join(["python", *sys.argv]), corpus_name=corpus.name, problems=corpus.problems,
             say=lambda line: console.print(line, markup=False),
@@ -76,7 +103,9 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(out / "maps.npz", **arrays)
         told["agreement"] = compare_all(told["maps"], arrays, seed=seed)
-        (out / "redundancy.json").write_text(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        (out / "redundancy.json").write_text(
+            json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
         render_redundancy(out)
     console.print(f"Report: {out / 'index.html'}")
 

@@ -15,7 +15,10 @@ from slamlab.report.results import read_results
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Folder that a sweep wrote, with its results.json, or redundancy.json.", metavar="REPORT")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder that a sweep wrote, with its results.json, or redundancy.json.", metavar="REPORT"),
+    ],
     store: Annotated[
         Path, typer.Option(help="The sweep's store: where hypotheses and angular-distance maps lie.")
     ] = Path("runs"),

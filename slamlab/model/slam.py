@@ -81,6 +81,9 @@ class SlamModel(nn.Module):
             hidden=config.projector_hidden,
             decoder_width=decoder.get_input_embeddings().embedding_dim,
         )
+        head = decoder.get_output_embeddings()
+        if _contiguous not in head._forward_pre_hooks.values():
+            head.register_forward_pre_hook(_contiguous)
 
     @property
     def device(self) -> torch.device:
@@ -209,6 +212,15 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
     cast(model, next(iter(weights.values())).dtype)  # a decoder had by name comes in the type of its checkpoint
     model.projector.load_state_dict(weights)
     return model.eval()
+
+
+def _contiguous(_head: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Hand the head its positions in one piece.
+
+    Given a slice of a batch, torch multiplies row by row, with a copy of the whole vocabulary's weights for each: with
+    a vocabulary of 49,152 that took a fifth of a training step of SmolLM2-135M on a CPU in fp32, a third in bf16.
+    """
+    return (args[0].contiguous(), *args[1:])
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:

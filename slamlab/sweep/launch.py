@@ -110,7 +110,8 @@ def prepare(
         UserError: An option, corpus, encoder, decoder or store that cannot be used.
     """
     # Workers run elsewhere: a relative path would mean another file there.
-    data, base, encoders = _absolute(data), _absolute(base) or base, [_absolute(name) or name for name in encoders]
+    data = ",".join(_absolute(one.strip()) or "" for one in data.split(",")) if data else None
+    base, encoders = _absolute(base) or base, [_absolute(name) or name for name in encoders]
     opened = Store(store).open()
     source = data or profile.corpus
     if source is None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import torch
 
 from slamlab.data.batching import Example, batches
 from slamlab.data.features import FeatureStore
+from slamlab.data.joined import JoinedCorpus
 from slamlab.data.utterance import Corpus, Utterance
 from slamlab.errors import DataError
 from slamlab.model.slam import SlamConfig, SlamModel, prompt_text
@@ -60,6 +62,8 @@ def make_base(
 ) -> Generator[Progress, None, SlamModel]:
     """Train a base on every language and task of a corpus; yield progress and return the model.
 
+    Corpora that are joined teach in equal shares: the smaller ones more than once while the largest is gone through.
+
     Args:
         request: What to make.
         corpus: Its `train` split is used, and nothing else of it.
@@ -67,10 +71,9 @@ def make_base(
         cache: Where pretrained decoders are kept.
     """
     recipe = request.recipe
-    utterances = [u for code in corpus.languages for u in corpus.utterances(code, "train", recipe.num_train)]
-    if not utterances:
+    jobs = _jobs(corpus, recipe.num_train)
+    if not jobs:
         raise DataError("a corpus to train a base on has a train split", f"none in {corpus.name}", "add utterances")
-    jobs = [(u, task) for u in utterances for task in TASKS if corpus.has(task, u.language)]
     torch.manual_seed(request.seed)
     spec = find_decoder(request.family, request.scale)
     if spec.is_pretrained:
@@ -78,7 +81,7 @@ def make_base(
         decoder.requires_grad_(False)
     else:
         prompts = sorted({prompt_text(task, u.language) for u, task in jobs})
-        texts = sorted({" " + u.target(task) for u, task in jobs} | {" " + u.text for u in utterances})
+        texts = sorted({" " + u.target(task) for u, task in jobs} | {" " + u.text for u, _ in jobs})
         # Prompts stand in every sequence: repeated, each becomes a few tokens.
         tokenizer = train_tokenizer([*texts, *prompts * (len(texts) // 100 + 1)])
         decoder = new_mini(spec, tokenizer, request.seed)
@@ -97,10 +100,38 @@ def make_base(
         stream = stream_of(pairs, recipe.text.batch_size, request.seed)
         yield from _reported("text", train(model, stream, recipe.text))
         model.projector.requires_grad_(True)
-    yield from compute_features(features, utterances)
+    order = chain.from_iterable(
+        islice(_job_batches(jobs, recipe.speech.batch_size, request.seed), recipe.speech.num_steps)
+    )
+    heard = {jobs[i][0].id: jobs[i][0] for i in dict.fromkeys(order)}  # what the run will hear, and no more
+    yield from compute_features(features, list(heard.values()))
     stream = speech_stream(model, jobs, features, recipe.speech.batch_size, request.seed)
     yield from _reported("speech", train(model, stream, recipe.speech))
     return model.float()
+
+
+def _jobs(corpus: Corpus, num_train: int) -> list[tuple[Utterance, str]]:
+    """Return what a base learns, as (utterance, task); of joined corpora as much of each."""
+    of_part = [
+        [
+            (utterance, task)
+            for code in part.languages
+            for utterance in (
+                corpus.of_part(part, code, "train", num_train)
+                if isinstance(corpus, JoinedCorpus)
+                else part.utterances(code, "train", num_train)
+            )
+            for task in TASKS
+            if part.has(task, code)
+        ]
+        for part in (corpus.parts if isinstance(corpus, JoinedCorpus) else (corpus,))
+    ]
+    longest = max(map(len, of_part))
+    return [job for part in of_part if part for job in islice(cycle(part), longest)]
+
+
+def _job_batches(jobs: Sequence[tuple[Utterance, str]], batch_size: int, seed: int) -> Iterator[list[int]]:
+    return batches([round(100 * u.duration_s) for u, _ in jobs], batch_size, seed)
 
 
 def compute_features(features: FeatureStore, utterances: Sequence[Utterance]) -> Iterator[Progress]:
@@ -114,7 +145,7 @@ def speech_stream(
     model: SlamModel, jobs: Sequence[tuple[Utterance, str]], features: FeatureStore, batch_size: int, seed: int
 ) -> Iterator[list[Example]]:
     """Yield endless batches of (utterance, task) pairs, reading each batch's frames when it is asked for."""
-    for picked in batches([round(100 * u.duration_s) for u, _ in jobs], batch_size, seed):
+    for picked in _job_batches(jobs, batch_size, seed):
         frames = features.get([jobs[i][0] for i in picked])
         yield [
             model.example(source, u.target(task), task=task, language=u.language)

@@ -24,18 +24,26 @@ def _asterisk(store: Path, seed: int) -> Corpus:
     return AsteriskCorpus()  # recordings stay where Debian put them, and their split is fixed
 
 
+def _wordnet(store: Path, seed: int) -> Corpus:
+    from slamlab.data.wordnet import WordnetCorpus
+
+    return WordnetCorpus(store / "wordnet", seed)
+
+
 CORPORA: dict[str, Callable[[Path, int], Corpus]] = {
     "pocket": _pocket,
     "asterisk": _asterisk,
+    "wordnet": _wordnet,
 }
 MANIFESTS = (".jsonl", ".csv")
 
 
 def open_corpus(name_or_path: str, store: Path, seed: int) -> Corpus:
-    """Open a corpus of `CORPORA`, or the recordings listed in a manifest.
+    """Open a corpus of `CORPORA`, or the recordings listed in a manifest; or several as one.
 
     Args:
-        name_or_path: A name, or the path of a `.jsonl` or `.csv` manifest (:mod:`slamlab.data.recordings`).
+        name_or_path: A name, or the path of a `.jsonl` or `.csv` manifest (:mod:`slamlab.data.recordings`); with commas
+            between several.
         store: Folder for audio that is made here.
         seed: Seed of sentences, voices, splits and order, where the corpus leaves a choice.
 
@@ -43,6 +51,10 @@ def open_corpus(name_or_path: str, store: Path, seed: int) -> Corpus:
         OptionError: If it is neither.
         DataError: If the corpus cannot be used.
     """
+    if "," in name_or_path:
+        from slamlab.data.joined import JoinedCorpus
+
+        return JoinedCorpus([open_corpus(one.strip(), store, seed) for one in name_or_path.split(",")])
     if name_or_path in CORPORA:
         return CORPORA[name_or_path](Path(store), seed)
     if Path(name_or_path).suffix.lower() in MANIFESTS:

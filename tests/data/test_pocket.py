@@ -12,11 +12,12 @@ import soundfile
 
 from slamlab.data import audio
 from slamlab.data.grammar import spoken_key
-from slamlab.data.pocket import HELD_OUT_VOICES, TRAINING_VOICES, PocketCorpus, PocketSizes, speak
+from slamlab.data.pocket import PocketCorpus
+from slamlab.data.synthesis import HELD_OUT_VOICES, TRAINING_VOICES, SplitSizes, speak
 from slamlab.data.utterance import SPLITS
 from slamlab.errors import DataError, OptionError
 
-SIZES = PocketSizes(train=12, selection=4, test=4, test_voices=4)
+SIZES = SplitSizes(train=12, selection=4, test=4, test_voices=4)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_speech_does_not_depend_on_what_was_said_before(voice: str) -> None:
 
 def test_speech_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib; from slamlab.data.pocket import speak;"
+        "import hashlib; from slamlab.data.synthesis import speak;"
         "print(hashlib.sha256(speak('Nora buys ten eggs.', 'en-us+f2', rate_wpm=170, pitch=50)[0]).hexdigest())"
     )
     outputs = []
@@ -111,7 +112,7 @@ def test_two_at_once_leave_whole_files(tmp_path: Path) -> None:
 def test_fingerprint_covers_seed_and_sizes(tmp_path: Path, corpus: PocketCorpus) -> None:
     assert PocketCorpus(tmp_path, 0, SIZES).fingerprint == corpus.fingerprint
     assert PocketCorpus(tmp_path, 1, SIZES).fingerprint != corpus.fingerprint
-    assert PocketCorpus(tmp_path, 0, PocketSizes(train=13)).fingerprint != corpus.fingerprint
+    assert PocketCorpus(tmp_path, 0, SplitSizes(train=13)).fingerprint != corpus.fingerprint
 
 
 def test_tasks_and_refusals(corpus: PocketCorpus) -> None:
@@ -124,9 +125,9 @@ def test_tasks_and_refusals(corpus: PocketCorpus) -> None:
     with pytest.raises(OptionError, match="got -1"):
         corpus.utterances("en", "test", -1)
     with pytest.raises(OptionError, match="got 0"):
-        PocketSizes(train=0)
+        SplitSizes(train=0)
     with pytest.raises(OptionError, match="got -2"):
-        PocketSizes(test=-2)
+        SplitSizes(test=-2)
 
 
 @pytest.mark.parametrize("module", ["espeakng_loader", "babel", "num2words"])

@@ -1,6 +1,7 @@
 import pytest
 
-from slamlab.data.pocket import PocketCorpus, PocketSizes
+from slamlab.data.pocket import PocketCorpus
+from slamlab.data.synthesis import SplitSizes
 from slamlab.errors import OptionError
 from slamlab.sweep.bases import base_name
 from slamlab.sweep.cells import TASKS, Cell, joint_cell, make_cells
@@ -22,7 +23,7 @@ class English:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return PocketCorpus(tmp_path_factory.mktemp("pocket"), sizes=PocketSizes(train=4, selection=2, test=2))
+    return PocketCorpus(tmp_path_factory.mktemp("pocket"), sizes=SplitSizes(train=4, selection=2, test=2))
 
 
 def _questions(cells):

@@ -11,7 +11,8 @@ import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from slamlab.data.features import FeatureStore
-from slamlab.data.pocket import PocketCorpus, PocketSizes
+from slamlab.data.pocket import PocketCorpus
+from slamlab.data.synthesis import SplitSizes
 from slamlab.data.utterance import Utterance
 from slamlab.errors import DataError
 from slamlab.model.slam import SlamModel
@@ -53,7 +54,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> PocketCorpus:
-    sizes = PocketSizes(train=5, selection=1, test=1, test_voices=0)
+    sizes = SplitSizes(train=5, selection=1, test=1, test_voices=0)
     return PocketCorpus(tmp_path_factory.mktemp("pocket"), seed=0, sizes=sizes)
 
 
