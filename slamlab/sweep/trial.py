@@ -9,35 +9,32 @@ So does a trial that was killed find the model that it healed and the answers th
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from slamlab.data.batching import Example
-from slamlab.data.features import FeatureStore
-from slamlab.data.utterance import SPLITS, Corpus, Utterance
+from slamlab.data.utterance import SPLITS, Utterance
 from slamlab.errors import AssetError
 from slamlab.model import surgery
 from slamlab.model.redundancy import ALL, AngularDistance, feed_speech
 from slamlab.model.slam import SlamModel, load
 from slamlab.model.surgery import LayerBlock
 from slamlab.scoring.metrics import METRICS
-from slamlab.scoring.normalise import normaliser
 from slamlab.scoring.records import read_records
 from slamlab.sweep.bases import Base, base_name, find_base
 from slamlab.sweep.cells import Cell
-from slamlab.sweep.evaluate import LOOK_EVERY, NUM_LOOKS, EarlyStop, Evaluation, decode_facts
+from slamlab.sweep.device import Clock, device, device_name
+from slamlab.sweep.evaluate import LOOK_EVERY, EarlyStop, Evaluation, decode_facts
+from slamlab.sweep.facts import TrialFacts
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
-from slamlab.sweep.store import Store, fingerprint
+from slamlab.sweep.store import fingerprint
 from slamlab.training.base import Progress, compute_features, speech_stream
 from slamlab.training.heal import heal
-from slamlab.zoo.corpora import open_corpus
-from slamlab.zoo.profiles import RUNGS, HealRecipe
+from slamlab.zoo.profiles import HealRecipe
 
 MAP_BATCH_SIZE = 16
 NUM_MAP_UTTERANCES = 64
@@ -46,7 +43,7 @@ NUM_MAP_UTTERANCES = 64
 Steps = Generator[Progress, None, dict[str, Any]]
 
 
-class Bench:
+class Bench(TrialFacts):
     """Where a worker runs its trials; keeps corpus, features and the last base in memory from one to the next.
 
     Args:
@@ -54,13 +51,9 @@ class Bench:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.profile = settings.recipes()
-        self.store = Store(settings.store)
-        self.corpus: Corpus = open_corpus(settings.corpus, self.store.cache, seed=0)
-        self._features: dict[str, FeatureStore] = {}
+        super().__init__(settings)
         self._base: Base | None = None
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def run(self, request: Request) -> Steps:
         """Run one trial; yield progress and return its record.
@@ -84,7 +77,7 @@ class Bench:
         return record
 
     def _restart_clock(self) -> None:
-        self._clock = _Clock()
+        self._clock = Clock()
 
     def _run_base(self, request: Request) -> Steps:
         """Get the unpruned model, score it on every split, and map its redundancy."""
@@ -141,9 +134,7 @@ class Bench:
     def _run_final(self, request: Request) -> Steps:
         """Score a healed model on the splits that are reported, which the search never saw."""
         base = yield from self._get_base(request.cell)
-        pruned = self._pruned_facts(request, base)
-        num_test = self.settings.num_test
-        facts = {"revision": TRIAL_REVISION, "kind": request.kind, "pruned": pruned, "num_test": num_test}
+        facts = self._final_facts(request, base)
         if known := self.store.read_record(fingerprint(facts)):
             return known
         checkpoint = self.store.checkpoint_folder(fingerprint(self._model_facts(request, base)))
@@ -174,75 +165,6 @@ class Bench:
             return {**record, "scores": scores[request.cell.name]}
         return {**record, "members": [member.as_dict() for member in self._members(request)], "scores": scores}
 
-    def _members(self, request: Request) -> list[Cell]:
-        """Return the cells that a request's model answers for: its own, or all with the same base."""
-        if not request.is_joint:
-            return [request.cell]
-        return [cell for cell in self.settings.cells if base_name(cell) == base_name(request.cell)]
-
-    def _recipe(self, request: Request) -> HealRecipe | None:
-        """Return how a request's model is healed, None where it is not.
-
-        A joint heal takes the steps of its members' heals together, so that each cell's speech is seen as often as in
-        a heal of its own: what a joint model then lacks is not for want of training.
-        """
-        members = self._members(request)
-        recipe = RUNGS[request.rung].heal_recipe(self.settings.heal_recipe(members[0]))
-        if recipe is None:
-            return None
-        return replace(recipe, train=replace(recipe.train, num_steps=recipe.train.num_steps * len(members)))
-
-    def _facts(self, cell: Cell, base: Base, rung: str = "full") -> dict[str, Any]:
-        """Return what can change the score of any model of a cell."""
-        return {
-            "revision": TRIAL_REVISION,
-            "task": cell.task,
-            "language": cell.language,
-            "normaliser": normaliser(cell.text_language, cell.task).signature,
-            "base": base.fingerprint,
-            "encoder": self.features(cell.encoder).fingerprint,
-            "corpus": self.corpus.fingerprint,
-            "num_selection": len(self._scored(cell, "selection", rung)),
-            "decode": decode_facts(self.profile, self.settings.num_beams),
-            "resample": self.settings.resample,
-        }
-
-    def _model_facts(self, request: Request, base: Base) -> dict[str, Any]:
-        """Return what can change the weights of a request's pruned model."""
-        facts: dict[str, Any] = {"base": base.fingerprint, "block": {"start": request.start, "depth": request.depth}}
-        recipe = self._recipe(request)
-        if recipe is None:
-            return facts  # and nothing is drawn
-        return {
-            **facts,
-            "jobs": [[member.task, member.language] for member in self._members(request)],
-            "encoder": self.features(request.cell.encoder).fingerprint,
-            "corpus": self.corpus.fingerprint,
-            "heal": asdict(recipe),
-            "seed": self.settings.seed + request.repeat,
-        }
-
-    def _base_facts(self, cell: Cell, base: Base) -> dict[str, Any]:
-        return {**self._facts(cell, base), "kind": "base", "num_test": self.settings.num_test}
-
-    def _pruned_facts(self, request: Request, base: Base) -> dict[str, Any]:
-        """Return what can change the scores of a request's pruned model on the selection split.
-
-        Rung and repeat are named, not only what they amount to: a record tells them of the request that asked for it.
-        """
-        facts: dict[str, Any] = {"block": {"start": request.start, "depth": request.depth}, "rung": request.rung}
-        recipe = self._recipe(request)
-        if recipe is None:
-            facts |= {"heal": None}  # and nothing is drawn
-        else:
-            facts |= {"heal": asdict(recipe), "seed": self.settings.seed, "repeat": request.repeat}
-        if self.settings.early_stop:
-            facts |= {"early_stop": [self.settings.early_stop, self.settings.tolerance, NUM_LOOKS, LOOK_EVERY]}
-        if request.is_joint:
-            members = [self._facts(member, base) for member in self._members(request)]
-            return {"kind": "joint", "members": members, **facts}
-        return {**self._facts(request.cell, base, request.rung), "kind": "probe", **facts}
-
     def _may_win(self, cell: Cell, base: Base, score: dict[str, Any]) -> bool:
         """Say whether a probe's score is within the tolerance of the base's, on the selection split."""
         if score["stopped_early"]:
@@ -255,27 +177,13 @@ class Bench:
             return bool(score["value"] <= (1 + tolerance) * unpruned)
         return bool(score["value"] >= (1 - tolerance) * unpruned)
 
-    def features(self, encoder: str) -> FeatureStore:
-        """Return the frames of an encoder."""
-        if encoder not in self._features:
-            cache = self.store.cache
-            self._features[encoder] = FeatureStore(encoder, cache / "features", cache / "models", device=_device())
-        return self._features[encoder]
-
     def _get_base(self, cell: Cell) -> Generator[Progress, None, Base]:
         """Return the base of a cell, from memory where the last trial had the same."""
         if self._base is None or self._base.name != base_name(cell):
             self._base = None  # first let go of the other one
             self._base = yield from find_base(cell, self.settings, self.corpus, self.features(cell.encoder), self.store)
-            self._base.model.to(_device())
+            self._base.model.to(device())
         return self._base
-
-    def _scored(self, cell: Cell, split: str, rung: str = "full") -> list[Utterance]:
-        """Return the utterances that a cell is scored on; the rung limits those of the selection split."""
-        if split != "selection":
-            return self.corpus.utterances(cell.language, split, self.settings.num_test)
-        utterances = self.corpus.utterances(cell.language, split, self.settings.num_selection)
-        return utterances[: RUNGS[rung].num_scored(len(utterances))]
 
     def _evaluations(
         self, cell: Cell, base: Base, model: str, splits: Sequence[str], rung: str = "full", *, pruned: bool = False
@@ -345,8 +253,8 @@ class Bench:
         checkpoint = self.store.checkpoint_folder(key)
         if checkpoint.is_dir():
             with suppress(AssetError, OSError):  # dropped by another sweep at this very moment: make it again
-                return load(checkpoint).to(_device())
-        clock = _Clock()
+                return load(checkpoint).to(device())
+        clock = Clock()
         # Also to score it unhealed: skipped in place, the block's layers would still be computed for every token.
         pruned = SlamModel(model.config, surgery.without(model.decoder, block), model.tokenizer).eval()
         pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
@@ -396,33 +304,7 @@ class Bench:
         ]
 
 
-class _Clock:
-    """Measures wall and device seconds; on a CPU, the device is busy while the process is."""
-
-    def __init__(self) -> None:
-        self._wall_s, self._device_s = time.perf_counter(), time.process_time()
-
-    def add(self, wall_s: float, device_s: float) -> None:
-        """Count time that was spent before."""
-        self._wall_s -= wall_s
-        self._device_s -= device_s
-
-    def read(self) -> tuple[float, float]:
-        """Return wall and device seconds so far."""
-        wall_s = time.perf_counter() - self._wall_s
-        return wall_s, wall_s if torch.cuda.is_available() else time.process_time() - self._device_s
-
-
 def _num_parameters(model: SlamModel, request: Request) -> int:
     """Count the weights of the layers that a request removes."""
     layers = surgery.decoder_layers(model.decoder)[request.start : request.start + request.depth]
     return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-
-
-def device_name() -> str:
-    """Return what trials run on, as records name it."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,34 @@
+"""What trials run on, and the time that they take there."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+def device() -> str:
+    """Return where models are put, as torch names it."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name() -> str:
+    """Return what trials run on, as records name it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+class Clock:
+    """Measures wall and device seconds from when it is made; on a CPU, the device is busy while the process is."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._device_s = time.perf_counter(), time.process_time()
+
+    def add(self, wall_s: float, device_s: float) -> None:
+        """Count time that was spent before."""
+        self._wall_s -= wall_s
+        self._device_s -= device_s
+
+    def read(self) -> tuple[float, float]:
+        """Return wall and device seconds so far."""
+        wall_s = time.perf_counter() - self._wall_s
+        return wall_s, wall_s if torch.cuda.is_available() else time.process_time() - self._device_s
