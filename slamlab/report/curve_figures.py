@@ -22,7 +22,8 @@ from matplotlib.transforms import offset_copy
 
 from slamlab.report.curve_points import RUNGS as RUNG_NAMES
 from slamlab.report.curve_points import Lines, Point
-from slamlab.report.figures import BLUE, GREY, INK, LINEAR_UP_TO, VERMILLION, Image, render_figure
+from slamlab.report.figures import BLUE, GREY, INK, LINEAR_UP_TO, VERMILLION, Image, Spot, block_name, render_figure
+from slamlab.report.writing import NBSP, degradation, percent
 
 LOOKS: dict[str, dict[str, Any]] = {
     "paper": {"color": BLUE, "marker": "o"},
@@ -68,7 +69,8 @@ def draw_curves(panels: Sequence[Panel], names: Mapping[str, str], tolerance: fl
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*((p.row, p.column) for p in panels), strict=True))
     size_inches = (6.0, 4.3) if len(panels) == 1 else (max(3.0 * len(columns) + 0.6, 6.0), 2.5 * len(rows) + 1.1)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Figure) -> list[Spot]:
+        spots = []
         grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
         (bottom, top), deepest = _limits(panels, tolerance), max(map(_deepest, panels))
         for axes in grid.flat:
@@ -77,7 +79,8 @@ def draw_curves(panels: Sequence[Panel], names: Mapping[str, str], tolerance: fl
             axes = grid[rows.index(panel.row), columns.index(panel.column)]
             axes.set_visible(True)
             axes.set(xlim=(-0.03, deepest + 0.05), ylim=(bottom, top))
-            _draw_panel(figure, axes, panel, tolerance)
+            cell = f"{panel.row}, {panel.column}\n" if len(panels) > 1 else ""
+            spots += _draw_panel(figure, axes, panel, names, tolerance, cell)
             if len(panels) > 1:  # names may be a user's: no mathematics is read into them
                 axes.set_title(f"{panel.row}\n{panel.column}", fontsize=8.5, color=INK, parse_math=False)
                 axes.tick_params(labelbottom=True, labelleft=True)
@@ -89,6 +92,7 @@ def draw_curves(panels: Sequence[Panel], names: Mapping[str, str], tolerance: fl
         failed = any(panel.failed for panel in panels)
         legend = _legend([key[0] for key in keys], [key[1] for key in keys], names, tolerance, failed=failed)
         figure.legend(handles=legend, loc="outside lower center", ncols=3, handletextpad=0.5, columnspacing=1.4)
+        return spots
 
     return render_figure(draw, size_inches)
 
@@ -110,8 +114,12 @@ def _deepest(panel: Panel) -> float:
     return max([*depths, *(depth for _, depth in panel.failed), 1]) / panel.num_layers
 
 
-def _draw_panel(figure: Figure, axes: Axes, panel: Panel, tolerance: float) -> None:
-    bottom, _ = axes.get_ylim()
+def _draw_panel(
+    figure: Figure, axes: Axes, panel: Panel, names: Mapping[str, str], tolerance: float, cell: str
+) -> list[Spot]:
+    """Draw the curves of a cell, and return what their points stand for, each beginning with the cell's name."""
+    bottom, top = axes.get_ylim()
+    spots = []
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.axhspan(bottom, tolerance, color=BLUE, alpha=0.06, linewidth=0)
     axes.axhline(tolerance, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
@@ -121,17 +129,36 @@ def _draw_panel(figure: Figure, axes: Axes, panel: Panel, tolerance: float) -> N
         for rung, look in RUNGS.items():
             points = panel.lines.get((method, rung), ())
             if points:
-                _draw_line(figure, axes, points, panel.num_layers, _look(method) | look, aside)
+                head = f"{cell}{names.get(method, method)}, {RUNG_NAMES[rung]}"
+                spots += _draw_line(figure, axes, points, panel.num_layers, _look(method) | look, aside, head)
+    edge = bottom + 0.03 * (top - bottom)
     for method, depth in panel.failed:
-        edge = axes.get_xaxis_transform()
-        axes.plot(depth / panel.num_layers, 0.03, "x", color=_look(method)["color"], markersize=6, transform=edge)
+        x = depth / panel.num_layers
+        axes.plot(x, edge, "x", color=_look(method)["color"], markersize=6)
+        text = f"{depth} of {panel.num_layers} layers: failed"
+        spots.append(Spot(axes=axes, x=x, y=edge, head=f"{cell}{names.get(method, method)}", text=text))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    return spots
+
+
+def _told(point: Point, num_layers: int) -> str:
+    """Write the block of a point, and what removing it costs."""
+    value, *ends = (end if math.isfinite(end) else None for end in (point.degradation, point.low, point.high))
+    told = f"{block_name(point.start, point.depth, num_layers)}, {percent(point.depth / num_layers)}\n"
+    told += degradation({"relative_degradation": value, "ci95": ends})
+    return told if point.num_utterances is None else f"{told}\nn{NBSP}={NBSP}{point.num_utterances}"
 
 
 def _draw_line(
-    figure: Figure, axes: Axes, points: Sequence[Point], num_layers: int, look: Mapping[str, Any], aside: float
-) -> None:
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[Point],
+    num_layers: int,
+    look: Mapping[str, Any],
+    aside: float,
+    head: str,
+) -> list[Spot]:
     """Draw a line from the unpruned model through its points, which leaves the axes where they do."""
     bottom, top = axes.get_ylim()
     edge, beyond = top - 0.03 * (top - bottom), 100 * top
@@ -153,6 +180,10 @@ def _draw_line(
     for marks, marker in ((inside, look["marker"]), (carets, CARET_UP)):
         if marks:
             axes.plot(*zip(*marks, strict=True), transform=shifted, zorder=zorder + 1, **(mark | {"marker": marker}))
+    return [
+        Spot(axes=axes, x=at, y=min(value, edge), head=head, text=_told(point, num_layers), aside_points=aside)
+        for at, value, point in zip(x, y, points, strict=True)
+    ]
 
 
 def _look(method: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Degradation against the fraction removed follows Figure 2, the angular-distance map Figure 1 of "Measuring the
 Redundancy of Decoder Layers in SpeechLLMs" (Moumen, Sun, Woodland; arXiv 2603.05121). Colours are Okabe and Ito's and
-cividis; every verdict has a marker of its own. Figures carry no names, so that no text of a user meets mathtext.
+cividis; every verdict has a marker of its own. Figures carry no names, so that no text of a user meets mathtext. What a
+mark stands for goes along as a :class:`Spot`, which a page tells when it is pointed at.
 
 Shape legend: L layers of the unpruned decoder.
 """
@@ -10,9 +11,11 @@ Shape legend: L layers of the unpruned decoder.
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -25,6 +28,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import offset_copy
 
 from slamlab.report.results import is_full, rung_of
+from slamlab.report.tables import RUNGS, heal_number
+from slamlab.report.writing import NBSP, degradation, layers
 
 BLUE, ORANGE, VERMILLION, INK, GREY = "#0072B2", "#E69F00", "#D55E00", "#1B1F24", "#6B7280"
 MARKERS: dict[str, dict[str, Any]] = {
@@ -63,19 +68,46 @@ STYLE = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spot:
+    """What a mark in a figure stands for.
+
+    Attributes:
+        axes: Where the mark is.
+        x, y: Its place, in data coordinates.
+        head: First lines of what is told, which many spots share; the page holds them once.
+        text: Last lines of what is told.
+        aside_points: How far to the right of its place it is drawn.
+    """
+
+    axes: Axes
+    x: float
+    y: float
+    head: str
+    text: str
+    aside_points: float = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Image:
-    """A figure in both formats."""
+    """A figure in both formats.
+
+    Attributes:
+        spots: By head: x and y in the SVG's user units, and text.
+    """
 
     svg: bytes
     png: bytes
+    spots: Mapping[str, Sequence[tuple[float, float, str]]] = field(default_factory=dict)
 
     def inline(self, prefix: str) -> str:
-        """Return the SVG for use inside a page: no XML head, and ids that are unique under a prefix."""
+        """Return the SVG for use inside a page: no XML head, ids that are unique under a prefix, and its spots."""
         text = self.svg.decode()
         text = text[text.index("<svg") :]
         text = re.sub(r'\bid="', f'id="{prefix}-', text)
         text = re.sub(r'href="#', f'href="#{prefix}-', text)
-        return re.sub(r"url\(#", f"url(#{prefix}-", text)
+        text = re.sub(r"url\(#", f"url(#{prefix}-", text)
+        spots = escape(json.dumps(self.spots, ensure_ascii=False, separators=(",", ":")), quote=False)
+        return text.replace("<svg", "<svg data-spots='{}'".format(spots.replace("'", "&#39;")), 1)
 
 
 def draw_degradation(
@@ -91,7 +123,7 @@ def draw_degradation(
         chosen: `depth`, `relative_degradation` and `ci95` of the chosen block on the test split, None without one.
     """
 
-    def draw(figure: Figure, axes: Axes) -> None:
+    def draw(figure: Figure, axes: Axes) -> list[Spot]:
         complete = [probe for probe in probes if probe["status"] == "complete"]
         full = [probe for probe in complete if is_full(probe)]
         points = [*full, *([chosen] if chosen else [])]
@@ -106,22 +138,24 @@ def draw_degradation(
         named = f"tolerance {100 * tolerance:g} %"
         axes.axhline(tolerance, color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label=named)
         axes.plot(0, 0, marker="s", color=GREY, markersize=6, linestyle="", label="unpruned")
+        spots = []
         for rung, look in CHEAP.items():
-            _draw_cheap(axes, [probe for probe in complete if rung_of(probe) == rung], num_layers, look)
+            spots += _draw_cheap(axes, [probe for probe in complete if rung_of(probe) == rung], num_layers, look)
         for verdict, look in MARKERS.items():
             judged = [probe for probe in full if probe["verdict"] == verdict]
-            _draw_points(figure, axes, judged, num_layers, {**look, "label": verdict})
-        if failed := [probe["depth"] / num_layers for probe in probes if probe["status"] == "failed"]:
-            edge = axes.get_xaxis_transform()
-            axes.plot(failed, [0.04] * len(failed), "|", color=GREY, markersize=11, transform=edge, label="failed")
+            told = f"{RUNGS['full']}: {verdict}"
+            spots += _draw_points(figure, axes, judged, num_layers, {**look, "label": verdict}, told)
+        spots += _draw_failed(axes, [probe for probe in probes if probe["status"] == "failed"], num_layers)
         if chosen:
-            look = {"marker": "*", "color": INK, "markersize": 11, "label": "chosen, on test"}
-            _draw_points(figure, axes, [chosen], num_layers, look, aside_points=9)
+            told = "chosen, on test"
+            star = {"marker": "*", "color": INK, "markersize": 11, "label": told}
+            spots += _draw_points(figure, axes, [chosen], num_layers, star, told, aside_points=9)
         axes.set_xlabel("layers removed")
         axes.set_ylabel("relative degradation")
         axes.xaxis.set_major_formatter(FuncFormatter(_as_percent))
         axes.yaxis.set_major_formatter(FuncFormatter(_as_percent))
         figure.legend(loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1.2)
+        return spots
 
     return _render(draw)
 
@@ -136,7 +170,7 @@ def draw_map(distance: np.ndarray, start: int | None, depth: int) -> Image:
     """
     num_layers = len(distance) - 1
 
-    def draw(figure: Figure, axes: Axes) -> None:
+    def draw(figure: Figure, axes: Axes) -> list[Spot]:
         shown = by_depth(distance)
         edges = np.arange(num_layers + 1) - 0.5
         mesh = axes.pcolormesh(
@@ -170,6 +204,7 @@ def draw_map(distance: np.ndarray, start: int | None, depth: int) -> Image:
         bar = figure.colorbar(mesh, ax=axes, label="angular distance", aspect=26, pad=0.02)
         bar.outline.set_visible(False)
         figure.legend(loc="outside lower center", ncols=2, handletextpad=0.4, columnspacing=1.2)
+        return map_spots(axes, distance, "angular distance")
 
     return _render(draw)
 
@@ -183,15 +218,58 @@ def by_depth(distance: np.ndarray) -> np.ndarray:
     return shown
 
 
-def _draw_cheap(axes: Axes, looks: Sequence[Mapping[str, Any]], num_layers: int, look: Mapping[str, Any]) -> None:
+def map_spots(axes: Axes, distance: np.ndarray, head: str) -> list[Spot]:
+    """Return what every cell of a map [L+1, L+1] stands for, where it is drawn by :func:`by_depth`."""
+    num_layers = len(distance) - 1
+    return [
+        Spot(axes=axes, x=start, y=n, head=head, text=f"{block_name(start, n, num_layers)}: {value:.4f}")
+        for n in range(1, num_layers + 1)
+        for start, value in enumerate(np.diagonal(distance, n))
+        if np.isfinite(value)
+    ]
+
+
+def block_name(start: int, depth: int, num_layers: int) -> str:
+    """Write a block with its share of the decoder: `layers 3–7 (5 of 12)`."""
+    return f"layer{'s' * (depth > 1)} {layers(start, depth)} ({depth} of {num_layers})"
+
+
+def _spot(axes: Axes, y: float, look: Mapping[str, Any], num_layers: int, told: str, aside_points: float = 0) -> Spot:
+    """Return what the mark of a look at a block stands for; of the chosen block, only the depth may be told."""
+    depth = look["depth"]
+    head = block_name(look["start"], depth, num_layers) if "start" in look else f"{depth} of {num_layers} layers"
+    head += f", heal {heal_number(look)}" if look.get("repeat") else ""
+    if "ci95" in look:
+        told += f"\n{degradation(look)}"
+    if "num_utterances" in look:
+        told += f"\nn{NBSP}={NBSP}{look['num_utterances']}"
+    return Spot(axes=axes, x=depth / num_layers, y=y, head=head, text=told, aside_points=aside_points)
+
+
+def _draw_failed(axes: Axes, probes: Sequence[Mapping[str, Any]], num_layers: int) -> list[Spot]:
+    """Draw where probes failed, as strokes at the lower edge."""
+    if not probes:
+        return []
+    x, (bottom, top) = [probe["depth"] / num_layers for probe in probes], axes.get_ylim()
+    y = bottom + 0.04 * (top - bottom)
+    axes.plot(x, [y] * len(x), "|", color=GREY, markersize=11, label="failed")
+    return [_spot(axes, y, probe, num_layers, f"{_rung_name(probe)}: failed") for probe in probes]
+
+
+def _rung_name(look: Mapping[str, Any]) -> str:
+    return RUNGS.get(rung_of(look), rung_of(look))
+
+
+def _draw_cheap(axes: Axes, looks: Sequence[Mapping[str, Any]], num_layers: int, look: Mapping[str, Any]) -> list[Spot]:
     """Draw looks that decide nothing, without intervals, and inside the axis wherever they fell."""
     if not looks:
-        return
+        return []
     bottom, top = axes.get_ylim()
     margin = 0.02 * (top - bottom)
     degradations = [np.inf if one["relative_degradation"] is None else one["relative_degradation"] for one in looks]
     y = np.clip(degradations, bottom + margin, top - margin)
     axes.plot([one["depth"] / num_layers for one in looks], y, linestyle="", zorder=1.5, **HOLLOW, **look)
+    return [_spot(axes, at, one, num_layers, _rung_name(one)) for at, one in zip(y, looks, strict=True)]
 
 
 def _draw_points(
@@ -200,17 +278,19 @@ def _draw_points(
     points: Sequence[Mapping[str, Any]],
     num_layers: int,
     look: Mapping[str, Any],
+    told: str,
     aside_points: float = 0,
-) -> None:
+) -> list[Spot]:
     """Draw points with their intervals; those above the axis stand at its edge with their value."""
     if not points:
-        return
+        return []
     bottom, top = axes.get_ylim()
     aside = offset_copy(axes.transData, fig=figure, x=aside_points, units="points")
     edge = top - 0.05 * (top - bottom)
     x = [point["depth"] / num_layers for point in points]
     values = [point["relative_degradation"] for point in points]
-    axes.plot(x, [edge if v is None else min(v, edge) for v in values], linestyle="", transform=aside, **look)
+    y = [edge if value is None else min(value, edge) for value in values]
+    axes.plot(x, y, linestyle="", transform=aside, **look)
     for at, point, value in zip(x, points, values, strict=True):
         low, high = point["ci95"]
         ends = (bottom if low is None else low, top if high is None else high)
@@ -219,22 +299,39 @@ def _draw_points(
             text = "↑ unbounded" if value is None else f"↑ {100 * value:+.0f} %"
             place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
             axes.annotate(text, (at, edge), (aside_points - 8, 0), color=INK, fontsize=8.5, **place)
+    return [_spot(axes, at, point, num_layers, told, aside_points) for at, point in zip(y, points, strict=True)]
 
 
-def _render(draw: Callable[[Figure, Axes], None]) -> Image:
+def _render(draw: Callable[[Figure, Axes], Iterable[Spot]]) -> Image:
     """Draw on fresh axes and write both formats."""
     return render_figure(lambda figure: draw(figure, figure.add_subplot()))
 
 
-def render_figure(draw: Callable[[Figure], None], size_inches: tuple[float, float] | None = None) -> Image:
-    """Draw on a fresh figure in a fixed style, whatever the user's matplotlibrc says, and write both formats."""
+def render_figure(draw: Callable[[Figure], Iterable[Spot]], size_inches: tuple[float, float] | None = None) -> Image:
+    """Draw on a fresh figure in a fixed style, whatever the user's matplotlibrc says, and write both formats.
+
+    Args:
+        draw: Draws, and returns what the marks stand for.
+        size_inches: Width and height, None for those of the style.
+    """
     with style.context(["default", STYLE]):
         figure = Figure(figsize=size_inches)
-        draw(figure)
+        spots = draw(figure)
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        placed = _place(figure, spots)  # now: saving has laid out the axes, and does so anew for each format
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Image(svg=svg.getvalue(), png=png.getvalue())
+    return Image(svg=svg.getvalue(), png=png.getvalue(), spots=placed)
+
+
+def _place(figure: Figure, spots: Iterable[Spot]) -> dict[str, list[tuple[float, float, str]]]:
+    """Return spots by head, in the user units of an SVG: points (1/72 inch), from its upper left corner."""
+    placed: dict[str, list[tuple[float, float, str]]] = {}
+    for spot in spots:
+        x, y = spot.axes.transData.transform((spot.x, spot.y)) * 72 / figure.dpi
+        at = (round(float(x) + spot.aside_points, 1), round(72 * figure.get_figheight() - float(y), 1))
+        placed.setdefault(spot.head, []).append((*at, spot.text))
+    return placed
 
 
 def _as_percent(fraction: float, _position: int | None) -> str:

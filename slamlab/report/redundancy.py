@@ -21,7 +21,15 @@ from slamlab.report.figures import Image
 from slamlab.report.page import environment, write_files
 from slamlab.report.redundancy_figures import Line, draw_depths, draw_matrix, draw_panels
 from slamlab.report.redundancy_records import Drawn, read_redundancy
-from slamlab.report.redundancy_tables import axes_table, best_table, blocks_csv, maps_table, pairs_table, why_not
+from slamlab.report.redundancy_tables import (
+    POSITIONS,
+    axes_table,
+    best_table,
+    blocks_csv,
+    maps_table,
+    pairs_table,
+    why_not,
+)
 from slamlab.report.tables import Table, cell_name, facts_table
 from slamlab.report.views import Figure
 from slamlab.report.writing import percent
@@ -49,7 +57,7 @@ class CellView:
         anchor: Its id in the page.
         leads: How its text and speech, base and LoRA agree, in sentences.
         best: The least distant blocks of its maps.
-        missing: Which of its maps were not run, and why.
+        missing: Which of its maps were not run or failed, and why.
     """
 
     anchor: str
@@ -141,7 +149,11 @@ def _view_cell(
     keys = {one.record["key"] for one in whole}
     own = [pair for pair in pairs if {pair["a"], pair["b"]} <= keys]
     leads = [words.axis_sentence(own, axis, numbers) for axis in ("view", "decoder")]
-    missing = {f"{words.input_name(one.record)}: {why_not(one.record)}": None for one in drawn if one.map is None}
+    missing = {
+        f"{one.record['status'].capitalize()}: {words.input_name(one.record)}: {why_not(one.record)}.": None
+        for one in drawn
+        if one.map is None
+    }
     return CellView(
         anchor=anchor,
         name=cell_name(drawn[0].record),
@@ -153,27 +165,28 @@ def _view_cell(
 
 
 def _figures(drawn: Sequence[Drawn], anchor: str, images: dict[str, Image]) -> list[Figure]:
-    """Return the maps of a cell side by side, and their least distances against depth; none where none was run."""
-    found = {(one.record["view"], one.record["decoder"]): one for one in drawn if one.map is not None}
+    """Return the maps of a cell side by side, and their least distances against depth; none where there is no map."""
+    found = {(one.record["view"], one.record["decoder"]): one for one in drawn}
     panels = [(title, found.get((view, decoder))) for view, decoder, title in PANELS]
-    shown = [(title, one) for title, one in panels if one is not None]
+    shown = [(title, one) for title, one in panels if one is not None and one.map is not None]
     if not shown:
         return []
     stem = f"figures/{anchor.removeprefix('cell-')}"
     told = ", ".join(f"{title} is map {one.number} (n = {one.record['num_utterances']})" for title, one in shown)
-    lacking = ", ".join(title for title, one in panels if one is None)
+    status = {title: one.record["status"] if one is not None else "not run" for title, one in panels}
+    lacking = "".join(f"; {how}: {title}" for title, how in status.items() if how != "complete")
     image = draw_panels(
-        [(title, None if one is None or one.map is None else one.map.distance) for title, one in panels]
+        [(title, status[title] if one is None or one.map is None else one.map.distance) for title, one in panels]
     )
     maps = _figure(
         f"{stem}-maps",
         image,
         "Angular distance between the residual stream entering a block and leaving it, by first layer and number of "
         "layers: dark blocks change it least. The path is the least distant block of each depth. From left to right: "
-        f"{told}{f'; not run: {lacking}' if lacking else ''}.",
+        f"{told}{lacking}.",
         images,
     )
-    lines = [_line(one, title, i) for i, (title, one) in enumerate(panels) if one is not None]
+    lines = [_line(one, title, i) for i, (title, one) in enumerate(panels) if one is not None and one.map is not None]
     banded = (
         "bands are 95 % intervals of a bootstrap over utterances, of that block"
         if any(line.band is not None for line in lines)
@@ -196,6 +209,7 @@ def _line(one: Drawn, title: str, look: int) -> Line:
     return Line(
         label=title,
         look=look,
+        starts=[words.best_start(one.map, depth) for depth in depths],
         distance=np.array([np.diagonal(one.map.distance, depth).min() for depth in depths]),
         band=np.array(known).T if len(known) == len(ends) else None,
     )
@@ -226,11 +240,15 @@ def _matrix(drawn: Sequence[Drawn], images: dict[str, Image]) -> Figure | None:
     blank = " A dash: maps of another number of layers each." if np.isnan(tau).any() else ""
     return _figure(
         "figures/agreement",
-        draw_matrix(tau, identical, [one.number for one in shown]),
+        draw_matrix(tau, identical, [one.number for one in shown], [_map_name(one.record) for one in shown]),
         f"Kendall's tau within depths between {which}, by their numbers in the table of maps: 1 where two maps order "
         f"all pairs of equally deep blocks alike, 0 where half of them. An equals sign: one and the same map.{blank}",
         images,
     )
+
+
+def _map_name(record: Mapping[str, Any]) -> str:
+    return f"{cell_name(record)}, {words.input_name(record)}, {POSITIONS[record['selection']]}"
 
 
 def _left_out(pairs: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """Collects what a browser would see: tags, ids, links, and text outside drawings and style."""
+    """Collects what a browser would see: tags, ids, links, and text outside drawings, style and script."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -30,5 +31,11 @@ class Page(HTMLParser):
             self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if not {"svg", "style", "title"} & set(self.open):
+        if not {"svg", "style", "script", "title"} & set(self.open):
             self.text += data
+
+
+def marks_of(svg: bytes) -> list[tuple[float, float]]:
+    """Return where matplotlib put markers in a drawing: those of lines, of axes and of legends."""
+    used = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}use")
+    return [(float(one.get("x", 0)), float(one.get("y", 0))) for one in used]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from seen_page import marks_of
 
 from slamlab.errors import DataError
 from slamlab.report import method
@@ -311,6 +312,23 @@ def test_one_cell_is_not_drawn_twice(curved) -> None:
     images: dict[str, Any] = {}
     assert view_curves(results, images).grid is None
     assert list(images) == ["figures/01-qwen-mini-whisper-base-asr-en-curves"]
+
+
+def test_every_point_is_told_where_its_mark_is(curved) -> None:
+    results, _ = curved
+    results["probes"][-1] |= {"status": "failed", "reason": "the loss became NaN"}
+    images: dict[str, Any] = {}
+    view_curves(results, images)
+    one = images["figures/01-qwen-mini-whisper-base-asr-en-curves"]
+    assert len(one.spots) == 6 and sum(map(len, one.spots.values())) == 24
+    told = [text.replace(NBSP, " ") for *_, text in one.spots["least distance, healed"]]
+    assert told[0] == "layer 4 (1 of 12), 8.3 %\n−10.0 % [−22.0, +2.0]\nn = 240"
+    assert one.spots["deepest but the last, as cut"][3][2].replace(NBSP, " ").endswith("unbounded (−∞, ∞)\nn = 60")
+    marks = marks_of(one.svg)
+    assert all(any(math.dist(mark, spot[:2]) < 0.1 for mark in marks) for own in one.spots.values() for spot in own)
+    grid = images["figures/00-curves"].spots
+    assert "qwen mini, German to English speech translation\nrandom start" in grid
+    assert [text for own in grid.values() for *_, text in own if text == "9 of 12 layers: failed"]
 
 
 def test_names_in_figures_are_never_read_as_mathematics(curved) -> None:

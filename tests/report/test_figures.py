@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+import math
 import re
 import xml.etree.ElementTree as ET
 
 import matplotlib
 import numpy as np
+from seen_page import Page, marks_of
 
-from slamlab.report.figures import draw_degradation, draw_map
+from slamlab.report.figures import Image, draw_degradation, draw_map
+from slamlab.report.writing import degradation
 
 
 def _texts(svg: bytes) -> str:
@@ -70,3 +74,50 @@ def test_inline_drawings_do_not_share_ids() -> None:
     assert ids[0] and not ids[0] & ids[1]
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', image.inline("a")))
     assert used and used <= ids[0]
+
+
+def test_every_probe_is_told_where_its_mark_is(searched) -> None:
+    english = [probe for probe in searched[0]["probes"] if probe["cell"]["language"] == "en"]
+    english[0] = {**english[0], "repeat": 1}
+    chosen = {**searched[0]["cells"][0]["pruned"], "depth": 4}
+    image = draw_degradation(english, 12, 0.25, chosen)
+    told = [(x, y, f"{head}\n{text}") for head, own in image.spots.items() for x, y, text in own]
+    assert len(told) == len(english) + 1
+    marks = marks_of(image.svg)
+    assert all(any(math.dist(mark, (x, y)) < 0.1 for mark in marks) for x, y, _ in told)
+    texts = " | ".join(text.replace("\n", ", ").replace("\u00a0", " ") for *_, text in told)
+    for probe in english:
+        assert f"{probe['start']}–{probe['start'] + probe['depth'] - 1} ({probe['depth']} of 12)" in texts
+        if probe["status"] == "complete":
+            assert degradation(probe).replace("\u00a0", " ") in texts
+    for part in (", heal 2, ", "full heal: feasible, ", "unhealed look, ", "short heal, ", "chosen, on test, ", "n = "):
+        assert part in texts
+
+
+def test_failed_and_unbounded_probes_are_told(sweep) -> None:
+    probes = [{**probe, "start": 1, "depth": 1} for probe in sweep[0]["probes"]]
+    failed = next(probe for probe in probes if probe["status"] == "failed")
+    unbounded = {**probes[-1], "relative_degradation": None, "ci95": [None, None]}
+    spots = draw_degradation([failed, unbounded], 12, 0.25, None).spots["layer 1 (1 of 12)"]
+    texts = sorted(text.replace("\u00a0", " ") for *_, text in spots)
+    assert texts[0] == "full heal: failed" and texts[1].startswith("full heal: infeasible\nunbounded (−∞, ∞)")
+
+
+def test_every_cell_of_a_map_is_told() -> None:
+    distance = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0))) / 6
+    distance[0, 5] = np.nan
+    image = draw_map(distance, 1, 2)
+    (own,) = image.spots.values()
+    assert len(own) == 14 and [text for *_, text in own if "layers 1–3 (3 of 5): 0.5000" in text]
+    found = [mark for mark in marks_of(image.svg) if any(math.dist(mark, (x, y)) < 0.1 for x, y, _ in own)]
+    assert len(found) == 4, "the least distant block of each depth that has one"
+
+
+def test_what_marks_stand_for_goes_along_as_data_whatever_it_says() -> None:
+    evil = """</svg><script>alert('"1"')</script> &amp; id="x" url(#y) \u2028"""
+    image = Image(svg=b'<?xml?><svg width="1"><g id="a"/></svg>', png=b"", spots={evil: [(1.5, 2.0, evil)]})
+    seen: dict[str, str | None] = {}
+    page = Page("")
+    page.handle_starttag = lambda tag, attributes: seen.update(attributes)  # type: ignore[method-assign]
+    page.feed(image.inline("p"))
+    assert seen["id"] == "p-a" and json.loads(seen["data-spots"] or "") == {evil: [[1.5, 2.0, evil]]}

@@ -14,7 +14,7 @@ import pytest
 from seen_page import Page
 
 from slamlab.errors import DataError, StoreError
-from slamlab.report.page import code_markdown, escape_markdown, render
+from slamlab.report.page import TEMPLATES, code_markdown, escape_markdown, render
 from slamlab.report.results import write_results
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def test_hostile_signatures_stay_text(scored: Sweep, tmp_path: Path) -> None:
     scored[0]["cells"][1]["baseline"]["also"]["chrf"]["signature"] = evil
     scored[0]["cells"][0]["baseline"]["signature"] = evil
     page, markdown = _rendered(scored, tmp_path / "out")
-    assert not {"script", "b"} & set(page.tags)
+    assert "b" not in page.tags and page.tags.count("script") == 1
     assert page.text.count(evil) >= 2 and markdown.count(f"`` {evil} ``") >= 2
 
 
@@ -219,7 +219,7 @@ def test_hostile_names_of_a_joint_sweep_stay_text(joint: Sweep, tmp_path: Path) 
     results["sweep"]["sampler"] = "<script>alert(2)</script>"
     results["sweep"]["search"]["rungs"] = ["<b>"]
     page, markdown = _rendered(joint, tmp_path / "out")
-    assert not {"script", "img", "b", "i"} & set(page.tags)
+    assert not {"img", "b", "i"} & set(page.tags) and page.tags.count("script") == 1
     assert page.text.count("<script>alert(1)</script>") > 5 and "chosen by the sampler “<script>" in page.text
     assert not re.search(r"<(script|img|b|i|u)\b", markdown)
     rows = [row for row in markdown.splitlines() if row.startswith("| English speech")]
@@ -231,7 +231,7 @@ def test_hostile_text_stays_text(sweep: Sweep, tmp_path: Path) -> None:
     sweep[0]["cells"][3]["reason"] = "<img src=x onerror=alert(1)> | [a](javascript:b)"
     sweep[0]["cells"][3]["encoder"] = "../../$evil$/<b>"
     page, markdown = _rendered(sweep, tmp_path / "out")
-    assert not {"script", "img", "b"} & set(page.tags)
+    assert not {"img", "b"} & set(page.tags) and page.tags.count("script") == 1
     assert "<script>alert('said')</script>" in page.text  # as text: the sample of the worst utterance or the best
     assert not re.search(r"<(script|img|b)\b", markdown)
     assert "\\[a\\](javascript:b)" in markdown
@@ -240,9 +240,11 @@ def test_hostile_text_stays_text(sweep: Sweep, tmp_path: Path) -> None:
     assert {path.parent.name for path in (tmp_path / "out").rglob("*.png")} == {"figures"}
 
 
-def test_the_page_needs_no_network_and_no_script(sweep: Sweep, tmp_path: Path) -> None:
+def test_the_page_needs_no_network_and_has_one_script_inside(sweep: Sweep, tmp_path: Path) -> None:
     page, markdown = _rendered(sweep, tmp_path / "out")
-    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert not {"link", "iframe", "img"} & set(page.tags) and page.tags.count("script") == 1
+    html, script = (tmp_path / "out" / "index.html").read_text(), (TEMPLATES / "page.js").read_text()
+    assert f'<script type="module">\n{script}</script>' in html
     own = {f"#{name}" for name in page.ids}
     assert len(page.ids) == len(set(page.ids))
     for link in page.links:
