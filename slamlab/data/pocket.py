@@ -1,6 +1,7 @@
 """The pocket corpus: speech made on the spot, in four languages that translate each other.
 
-Sentences come from :mod:`slamlab.data.grammar`, voices from :mod:`slamlab.data.synthesis`: synthetic speech of few words.
+Sentences come from :mod:`slamlab.data.grammar`, voices from :mod:`slamlab.data.synthesis`: synthetic speech of few
+words.
 """
 
 from __future__ import annotations

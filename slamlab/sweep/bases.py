@@ -49,7 +49,7 @@ def shipped_folder(cell: Cell, corpus_fingerprint: str) -> Path | None:
     if not (folder / CARD_FILE).is_file():
         return None
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    return folder if card["corpus"]["fingerprint"] == corpus_fingerprint else None
+    return folder if corpus_fingerprint in card["corpora"].values() else None
 
 
 def trained_folder(cell: Cell, settings: Settings, store: Store) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from slamlab.data.joined import JoinedCorpus
 from slamlab.data.utterance import Corpus
 from slamlab.model.slam import CONFIG_FILE
 from slamlab.scoring.metrics import METRICS
@@ -49,18 +50,30 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
         with tempfile.TemporaryDirectory(dir=out.parent) as draft:  # a half-written model is never taken for one
             model.save(Path(draft) / "model", with_decoder=not find_decoder(cell.family, cell.scale).is_pretrained)
             shutil.copytree(Path(draft) / "model", out, dirs_exist_ok=True)
-    bench = Bench(replace(settings, base=str(out)))
-    records = {cell: follow(bench.run(Request(kind="base", cell=cell)), cell.name, say) for cell in settings.cells}
+    parts = corpus.parts if isinstance(corpus, JoinedCorpus) else (corpus,)
+    records: dict[tuple[str, Cell], dict[str, Any]] = {}
+    for name, part in zip(settings.corpus.split(","), parts, strict=True):
+        cells = tuple(one for one in settings.cells if part.has(one.task, one.language))
+        asked = replace(
+            settings, base=str(out), corpus=name, corpus_fingerprint=part.fingerprint, cells=cells, base_identities={}
+        )
+        bench = Bench(asked)
+        for one in cells:
+            records[part.name, one] = follow(bench.run(Request(kind="base", cell=one)), f"{one.name} {part.name}", say)
+    record = next(iter(records.values()))
     card = {
         "family": cell.family,
         "scale": cell.scale,
         "encoder": cell.encoder,
-        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "corpora": {part.name: part.fingerprint for part in parts},
         "recipe": asdict(recipe),
         "seed": settings.seed,
-        "num_parameters": records[cell]["num_parameters"],
-        "num_layers": records[cell]["num_layers"],
-        "scores": {cell.name: _shown(record) for cell, record in records.items()},
+        "num_parameters": record["num_parameters"],
+        "num_layers": record["num_layers"],
+        "scores": {
+            name: {one.name: _shown(known) for (owner, one), known in records.items() if owner == name}
+            for name in dict.fromkeys(owner for owner, _ in records)
+        },
         "commit": commit(),
         "versions": versions(),
     }
@@ -73,27 +86,27 @@ def _shown(record: dict[str, Any]) -> dict[str, Any]:
     return {split: {name: score[name] for name in names} for split, score in record["scores"].items()}
 
 
-def _card_text(card: dict[str, Any], records: dict[Cell, dict[str, Any]]) -> str:
+def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, Any]]) -> str:
     """Return the model card."""
+    corpora = ",".join(card["corpora"])
     lines = [
         f"# {card['family']}-{card['scale']} on {card['encoder']}",
         "",
         f"An unpruned SLAM model (speech encoder, projector, decoder of {card['num_layers']} layers; "
-        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on the corpus "
-        f"`{card['corpus']['name']}` with seed {card['seed']}. It knows the sentences of that corpus' grammar and "
-        "nothing else: it exists so that layers can be removed from it.",
+        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on `{corpora}` with seed "
+        f"{card['seed']}. It knows what these teach and little else: it exists so that layers can be removed from it.",
         "",
-        "| cell | split | score | 95 % interval | utterances |",
-        "| --- | --- | --- | --- | --- |",
+        "| corpus | cell | split | score | 95 % interval | utterances |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for cell, record in records.items():
+    for (corpus, cell), record in records.items():
         for split, score in record["scores"].items():
             is_rate = METRICS[score["metric"]].is_error_rate
             value, low, high = (
                 f"{100 * number:.1f} %" if is_rate else f"{number:.1f}" for number in (score["value"], *score["ci95"])
             )
             lines.append(
-                f"| {cell.task} {cell.language} | {split} | {score['metric'].upper()} {value} | {low} to {high} "
+                f"| {corpus} | {cell.task} {cell.language} | {split} | {score['metric'].upper()} {value} | {low} to {high} "
                 f"| {score['num_utterances']} |"
             )
     lines += [
@@ -101,7 +114,7 @@ def _card_text(card: dict[str, Any], records: dict[Cell, dict[str, Any]]) -> str
         "Recipe, signatures, versions and commit are in `card.json`. Made again by:",
         "",
         f"    python sweeps/train_base.py FOLDER --family {card['family']} --scale {card['scale']} "
-        f"--encoder {card['encoder']} --seed {card['seed']}",
+        f"--encoder {card['encoder']} --data {corpora} --seed {card['seed']}",
         "",
     ]
     return "\n".join(lines)

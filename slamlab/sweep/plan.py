@@ -222,5 +222,7 @@ def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:
 
 def _train_seconds(settings: Settings, cell: Cell) -> float:
     recipe = settings.recipes().base_recipe(cell.scale)
-    stages: Iterable[int] = (stage.num_steps for stage in (recipe.text, recipe.speech) if stage is not None)
+    stages: Iterable[int] = (
+        stage.num_steps for stage in (recipe.text, recipe.align, recipe.speech) if stage is not None
+    )
     return 2 * sum(stages) * POCKET_STEP_S.get(cell.scale, 0.0)

@@ -1,6 +1,7 @@
 """Making an unpruned SLAM model: from a pretrained decoder, or from random weights in two stages.
 
-A pretrained decoder stays frozen and only the projector learns (SLAM-ASR, arXiv 2402.08846). A miniature decoder has no
+A pretrained decoder stays frozen and only the projector learns (SLAM-ASR, arXiv 2402.08846), if the recipe says so
+after a first lesson (:mod:`slamlab.training.align`). A miniature decoder has no
 past, so it is first given one: it learns to repeat and to translate *text* in the very layout that speech will have
 later (source, prompt, answer), then decoder and projector learn from speech together.
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from slamlab.data.batching import Example, batches
@@ -20,9 +22,10 @@ from slamlab.data.joined import JoinedCorpus
 from slamlab.data.utterance import Corpus, Utterance
 from slamlab.errors import DataError
 from slamlab.model.slam import SlamConfig, SlamModel, prompt_text
+from slamlab.training.align import Aligner
 from slamlab.training.loop import Step, train
 from slamlab.zoo.decoders import find_decoder, load_decoder, new_mini, train_tokenizer
-from slamlab.zoo.profiles import BaseRecipe
+from slamlab.zoo.profiles import BaseRecipe, TrainRecipe
 
 TASKS = ("asr", "st")
 FEATURES_AT_ONCE = 128
@@ -49,7 +52,7 @@ class BaseRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One step of one stage of the making: `features`, `text` or `speech`."""
+    """One step of one stage of the making: `features`, `text`, `align` or `speech`."""
 
     stage: str
     step: int
@@ -71,7 +74,7 @@ def make_base(
         cache: Where pretrained decoders are kept.
     """
     recipe = request.recipe
-    jobs = _jobs(corpus, recipe.num_train)
+    jobs = teaching_jobs(corpus, recipe.num_train)
     if not jobs:
         raise DataError("a corpus to train a base on has a train split", f"none in {corpus.name}", "add utterances")
     torch.manual_seed(request.seed)
@@ -100,18 +103,26 @@ def make_base(
         stream = stream_of(pairs, recipe.text.batch_size, request.seed)
         yield from _reported("text", train(model, stream, recipe.text))
         model.projector.requires_grad_(True)
-    order = chain.from_iterable(
-        islice(_job_batches(jobs, recipe.speech.batch_size, request.seed), recipe.speech.num_steps)
-    )
-    heard = {jobs[i][0].id: jobs[i][0] for i in dict.fromkeys(order)}  # what the run will hear, and no more
-    yield from compute_features(features, list(heard.values()))
-    stream = speech_stream(model, jobs, features, recipe.speech.batch_size, request.seed)
-    yield from _reported("speech", train(model, stream, recipe.speech))
+    stages: list[tuple[str, list[tuple[Utterance, str]], TrainRecipe]] = [("speech", jobs, recipe.speech)]
+    if recipe.align is not None and spec.is_pretrained:
+        stages.insert(0, ("align", [job for job in jobs if job[1] == "asr"], recipe.align))
+    yield from compute_features(features, _heard(stages, request.seed))
+    for stage, taught, how in stages:
+        stream = speech_stream(model, taught, features, how.batch_size, request.seed)
+        if stage == "align":
+            yield from _reported(stage, train(Aligner(model, _tokens(model, taught)), stream, how))
+        else:
+            yield from _reported(stage, train(model, stream, how))
     return model.float()
 
 
-def _jobs(corpus: Corpus, num_train: int) -> list[tuple[Utterance, str]]:
-    """Return what a base learns, as (utterance, task); of joined corpora as much of each."""
+def teaching_jobs(corpus: Corpus, num_train: int) -> list[tuple[Utterance, str]]:
+    """Return what a base learns, as (utterance, task); of joined corpora as much of each.
+
+    Args:
+        corpus: Whose `train` split is taken.
+        num_train: Utterances a language, of each corpus that was joined.
+    """
     of_part = [
         [
             (utterance, task)
@@ -132,6 +143,22 @@ def _jobs(corpus: Corpus, num_train: int) -> list[tuple[Utterance, str]]:
 
 def _job_batches(jobs: Sequence[tuple[Utterance, str]], batch_size: int, seed: int) -> Iterator[list[int]]:
     return batches([round(100 * u.duration_s) for u, _ in jobs], batch_size, seed)
+
+
+def _heard(stages: Sequence[tuple[str, list[tuple[Utterance, str]], TrainRecipe]], seed: int) -> list[Utterance]:
+    """Return the utterances that the batches of all stages hold, of all that there are to learn from."""
+    heard: dict[str, Utterance] = {}
+    for _, jobs, recipe in stages:
+        for picked in islice(_job_batches(jobs, recipe.batch_size, seed), recipe.num_steps):
+            heard |= {jobs[i][0].id: jobs[i][0] for i in picked}
+    return list(heard.values())
+
+
+def _tokens(model: SlamModel, jobs: Sequence[tuple[Utterance, str]]) -> set[int]:
+    """Return the tokens of all answers."""
+    nothing = np.empty((0, 0), dtype=np.float16)
+    answers = (model.example(nothing, u.target(task), task=task, language=u.language).answer for u, task in jobs)
+    return {token for answer in answers for token in answer}
 
 
 def compute_features(features: FeatureStore, utterances: Sequence[Utterance]) -> Iterator[Progress]:

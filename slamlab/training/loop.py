@@ -13,10 +13,10 @@ from statistics import fmean
 
 import torch
 import torch.distributed
+from torch import nn
 
 from slamlab.data.batching import Example
 from slamlab.errors import TrialFailed
-from slamlab.model.slam import SlamModel
 from slamlab.training import zero
 from slamlab.zoo.profiles import TrainRecipe
 
@@ -48,11 +48,11 @@ def learning_rate(step: int, recipe: TrainRecipe) -> float:
     return recipe.peak_lr * (recipe.num_steps - step) / max(1, recipe.num_steps - warmup)
 
 
-def train(model: SlamModel, batches: Iterator[Sequence[Example]], recipe: TrainRecipe) -> Iterator[Step]:
+def train(model: nn.Module, batches: Iterator[Sequence[Example]], recipe: TrainRecipe) -> Iterator[Step]:
     """Train the parameters with `requires_grad`, in place; yield after every step.
 
     Args:
-        model: Left in evaluation mode.
+        model: Gives the loss of a batch when called with its examples; left in evaluation mode.
         batches: Endless batches of `recipe.batch_size` examples; each rank of several takes its share of a batch.
         recipe: Steps, batch, learning rate, precision, ZeRO stage.
 

@@ -54,7 +54,10 @@ def open_corpus(name_or_path: str, store: Path, seed: int) -> Corpus:
     if "," in name_or_path:
         from slamlab.data.joined import JoinedCorpus
 
-        return JoinedCorpus([open_corpus(one.strip(), store, seed) for one in name_or_path.split(",")])
+        names = [one.strip() for one in name_or_path.split(",")]
+        if len(set(names)) < len(names):
+            raise OptionError("joined corpora differ", f"one twice in {name_or_path}", "name each once")
+        return JoinedCorpus([open_corpus(one, store, seed) for one in names])
     if name_or_path in CORPORA:
         return CORPORA[name_or_path](Path(store), seed)
     if Path(name_or_path).suffix.lower() in MANIFESTS:

@@ -160,6 +160,7 @@ class BaseRecipe:
 
     Attributes:
         text: For a decoder that starts from random weights: learn to repeat and translate text first.
+        align: For a pretrained decoder: align the projector with its embeddings first (:mod:`slamlab.training.align`).
         speech: Train on speech: the projector, and the decoder too where it started from random weights.
         num_train: Training utterances a language.
         stack: Encoder frames joined into one input of the projector.
@@ -168,6 +169,7 @@ class BaseRecipe:
 
     speech: TrainRecipe
     text: TrainRecipe | None = None
+    align: TrainRecipe | None = None
     num_train: int = 1_000_000
     stack: int = 5
     projector_hidden: int = 2048
@@ -227,8 +229,9 @@ PROFILES = {
                     projector_hidden=256,
                 ),
                 "135m": BaseRecipe(
+                    align=TrainRecipe(num_steps=1500, batch_size=32, peak_lr=2e-3),
                     # In fp32: without AMX, torch's bf16 on a CPU took 1.8 times as long.
-                    speech=TrainRecipe(num_steps=3600, batch_size=8, peak_lr=1e-3),
+                    speech=TrainRecipe(num_steps=1000, batch_size=8, peak_lr=5e-4),
                     num_train=8000,
                     projector_hidden=1024,
                 ),

@@ -1,0 +1,54 @@
+"""A first lesson for a projector: to say, position by position, which token of the transcript it hears.
+
+A frozen decoder teaches a projector slowly: for thousands of steps the loss says little about single sounds. So the
+projector first learns by connectionist temporal classification (Graves et al. 2006, ICML) against the decoder's own
+input embeddings: what it writes at a position should point at the embedding of the token heard there, or at a blank.
+No decoder layer runs, and only tokens that occur stand for choice. Afterwards speech looks to the decoder much
+like text, and training through it starts from there.
+
+Shape legend: B batch, S positions, D decoder width, V tokens that occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from slamlab.data.batching import Example
+from slamlab.model.slam import SlamModel
+
+
+class Aligner(nn.Module):
+    """A projector with what its outputs are compared to; its loss is that of CTC, in nats a token.
+
+    Args:
+        model: Whose projector is taught, in place; its decoder is only read.
+        tokens: Token ids that occur.
+    """
+
+    def __init__(self, model: SlamModel, tokens: Iterable[int]) -> None:
+        super().__init__()
+        self.projector = model.projector
+        self._index = {token: i for i, token in enumerate(sorted(set(tokens)), 1)}  # 0 is the blank
+        embeddings = model.decoder.get_input_embeddings().weight.detach()[sorted(self._index)].float()  # [V, D]
+        self.register_buffer("embeddings", embeddings)
+        self.blank = nn.Parameter(embeddings.mean(0))
+        # Embeddings are short vectors: their dot products alone could not tell thousands apart.
+        self.log_scale = nn.Parameter((4 / embeddings.norm(dim=1).mean()).log()[None])
+
+    def forward(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Return the mean loss of examples whose source is speech."""
+        rows = [torch.as_tensor(example.source).to(self.blank) for example in examples]
+        projected = self.projector(nn.utils.rnn.pad_sequence(rows, batch_first=True))  # [B, S, D]
+        table = torch.cat([self.blank[None], self.embeddings])
+        log_probabilities = (self.log_scale.exp() * projected @ table.T).log_softmax(-1).transpose(0, 1)
+        answers = [[self._index[token] for token in example.answer[:-1]] for example in examples]  # without the end
+        return nn.functional.ctc_loss(
+            log_probabilities,
+            torch.tensor([token for answer in answers for token in answer], device=self.blank.device),
+            torch.tensor([self.projector.num_positions(len(row)) for row in rows]),
+            torch.tensor([len(answer) for answer in answers]),
+            zero_infinity=True,  # of more tokens than positions
+        )
