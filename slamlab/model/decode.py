@@ -91,9 +91,24 @@ def generate(
     for begin in range(0, len(order), batch_size):
         picked = order[begin : begin + batch_size]
         ends = _RowEnds([max_new_tokens[i] for i in picked], eos_token_id)
-        tokens = _run(decoder, [sequences[i] for i in picked], ends, pad_token_id, num_beams)
+        rows = [sequences[i] for i in picked]
+        tokens = _run(decoder, rows, max(ends.caps), ends, pad_token_id, num_beams)
         answers.update(zip(picked, ends.cut(tokens), strict=True))
     return [answers[i] for i in range(len(sequences))]
+
+
+def generate_exactly(decoder: Any, sequences: Sequence[torch.Tensor], num_tokens: int) -> torch.Tensor:
+    """Continue each sequence greedily by the same number of tokens, whatever they say: equal work for any model.
+
+    Args:
+        decoder: Causal language model of `transformers`, in evaluation mode.
+        sequences: One [N_i, D] a row, of the decoder's type and on its device; all are decoded together.
+        num_tokens: Tokens of every row, 1 or more; an end token among them ends nothing.
+
+    Returns:
+        Tokens [B, num_tokens].
+    """
+    return _run(decoder, sequences, num_tokens)
 
 
 def loops(tokens: Sequence[int]) -> bool:
@@ -140,16 +155,23 @@ class _RowEnds(StoppingCriteria):
         return "length" if len(tokens) >= cap else None
 
 
-def _run(decoder: Any, rows: list[torch.Tensor], ends: _RowEnds, pad_token_id: int, num_beams: int) -> torch.Tensor:
-    """Return [B, T]: new tokens of one batch, decoded until all of its rows have ended, and padding after each end."""
+def _run(
+    decoder: Any,
+    rows: Sequence[torch.Tensor],
+    num_tokens: int,
+    ends: _RowEnds | None = None,
+    pad_token_id: int | None = None,
+    num_beams: int = 1,
+) -> torch.Tensor:
+    """Return [B, T]: `num_tokens` new tokens of each row of a batch; where rows end, until all have, padded after."""
     inputs, mask = left_pad(rows)  # [B, N, D], [B, N]
     config = GenerationConfig(
-        max_new_tokens=max(ends.caps),
+        max_new_tokens=num_tokens,
         do_sample=False,
         num_beams=num_beams,
         length_penalty=1.0,
         early_stopping=False,
-        eos_token_id=ends.eos_token_id,
+        eos_token_id=ends.eos_token_id if ends else None,
         pad_token_id=pad_token_id,
     )
     # `generate` fills what a given config leaves open (temperature, repetition penalty) from the decoder's own.
@@ -159,7 +181,7 @@ def _run(decoder: Any, rows: list[torch.Tensor], ends: _RowEnds, pad_token_id: i
             inputs_embeds=inputs,
             attention_mask=mask,
             generation_config=config,
-            stopping_criteria=StoppingCriteriaList([ends]),
+            stopping_criteria=StoppingCriteriaList([ends] if ends else []),
         )
     finally:
         decoder.generation_config = own

@@ -31,6 +31,7 @@ from slamlab.sweep.device import Clock, device, device_name
 from slamlab.sweep.evaluate import LOOK_EVERY, EarlyStop, Evaluation, decode_facts
 from slamlab.sweep.facts import TrialFacts
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
+from slamlab.sweep.speed import BATCH_SIZE, compare_speed
 from slamlab.sweep.store import fingerprint
 from slamlab.training.base import Progress, compute_features, speech_stream
 from slamlab.training.heal import heal
@@ -132,7 +133,7 @@ class Bench(TrialFacts):
         }
 
     def _run_final(self, request: Request) -> Steps:
-        """Score a healed model on the splits that are reported, which the search never saw."""
+        """Score a healed model on the splits that are reported, which the search never saw, and time it."""
         base = yield from self._get_base(request.cell)
         facts = self._final_facts(request, base)
         if known := self.store.read_record(fingerprint(facts)):
@@ -142,10 +143,15 @@ class Bench(TrialFacts):
             yield from self._pruned_model(request, base)
         self.store.keep_folder(checkpoint)
         scores = yield from self._score_pruned(request, base, SPLITS[2:])
+        yield Progress(stage="speed", step=0, num_steps=1)
+        cell = self._members(request)[0]
+        frames = self.features(cell.encoder).get(self._scored(cell, SPLITS[2])[:BATCH_SIZE])
+        speed = compare_speed(base.model, checkpoint, frames, cell, self.profile.decode_precision)
         return {
             **self._pruned_record(request, facts, base, scores),
             "repeat": request.repeat,
             "checkpoint": self.store.relative(checkpoint),
+            **({"speed": speed} if speed else {}),
         }
 
     def _pruned_record(
