@@ -64,6 +64,9 @@ def main(
     name: Annotated[
         str | None, typer.Option(help="Name of the report; default: redundancy and the options that choose its cells.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the maps and the time that are expected, and run nothing.")
+    ] = False,
 ) -> None:
     """Parse, map, compare, report."""
     console = Console(soft_wrap=True, highlight=False)
@@ -76,6 +79,8 @@ def main(
         from slamlab.sweep import launch
         from slamlab.sweep.command import split
         from slamlab.sweep.maps import MapSettings, collect_maps
+        from slamlab.sweep.plan import maps_table
+        from slamlab.sweep.store import Store
 
         torch.set_num_threads(threads)
         chosen, why = launch.choose_profile(profile, None)
@@ -87,7 +92,6 @@ def main(
             chosen, name=title, families=families, scales=scales, encoders=encoders, tasks=tasks, languages=languages,
             data=data, base=base, store=store, heal={}, num_selection=None, num_test=num_test, seed=seed,
         )  # fmt: skip
-        launch.check_assets(settings)
         recipe = settings.heal_recipe(settings.cells[0])
         lora = replace(
             recipe, train=replace(recipe.train, num_steps=recipe.train.num_steps if lora_steps is None else lora_steps)
@@ -95,6 +99,10 @@ def main(
         how = MapSettings(
             num_utterances=num_utterances, num_resamples=num_resamples, lora=lora if lora_steps != 0 else None
         )
+        if plan:
+            console.print(maps_table(settings, Store(settings.store), lora_steps=lora.train.num_steps))
+            return
+        launch.check_assets(settings)
         told, arrays = collect_maps(
             settings, how, command=shlex.join(["python", *sys.argv]), corpus_name=corpus.name, problems=corpus.problems,
             say=lambda line: console.print(line, markup=False),

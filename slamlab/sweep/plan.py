@@ -188,6 +188,44 @@ def table(expected: Estimate) -> Table:
     return shown
 
 
+def maps_table(settings: Settings, store: Store, *, lora_steps: int) -> Table:
+    """Return what making the maps of cells is expected to take, as a table for the terminal; runs nothing.
+
+    Args:
+        settings: Of the cells.
+        store: Whose timings are used.
+        lora_steps: Steps a cell that LoRA adapts the decoder for, over all cells of a base together; 0 for no such map.
+    """
+    timings = _timings(store)
+    shown = Table(title="Plan: nothing has been run", title_justify="left", caption_justify="left")
+    for heading in ("cell", "layers", "base", "LoRA steps of its base", "device time"):
+        shown.add_column(heading, justify="left" if heading in ("cell", "base") else "right")
+    total_s: float | None = 0.0
+    seen: set[tuple[str, str, str]] = set()
+    for cell in settings.cells:
+        found = existing_folder(cell, settings, store)
+        steps = lora_steps * sum(base_name(one) == base_name(cell) for one in settings.cells)
+        device_s = None
+        if seconds := _known_seconds(timings, cell, KINDS[:1]) or _pocket_seconds(settings, cell):
+            device_s = seconds["base"] * (1 + bool(lora_steps) / 3)  # a base is scored on three splits, LoRA on one
+            if base_name(cell) not in seen:  # what cells share is made for the first of them
+                device_s += steps * POCKET_STEP_S.get(cell.scale, 0.0)
+                device_s += 0.0 if found else _train_seconds(settings, cell)
+        seen.add(base_name(cell))
+        total_s = None if total_s is None or device_s is None else total_s + device_s
+        shown.add_row(
+            cell.name,
+            str(find_decoder(cell.family, cell.scale).num_layers),
+            found[1] if found else "to be trained",
+            str(steps) if lora_steps else "none",
+            "never timed" if device_s is None else clock(device_s),
+        )
+    num_models = len(settings.cells) * (1 + bool(lora_steps))
+    time = "never timed" if total_s is None else clock(total_s)
+    shown.caption = f"Maps of {num_models} models, one after the other; device time {time}."
+    return shown
+
+
 def clock(seconds: float) -> str:
     """Return a duration as m:ss, or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

@@ -7,7 +7,7 @@ from small_world import SECONDS, World, cell, drive
 from slamlab.search.strategies import expected_num_heals
 from slamlab.sweep.bases import trained_folder
 from slamlab.sweep.cells import Cell
-from slamlab.sweep.plan import clock, estimate, table
+from slamlab.sweep.plan import clock, estimate, maps_table, table
 from slamlab.sweep.store import Store
 from slamlab.zoo.profiles import PROFILES
 
@@ -124,6 +124,18 @@ def test_disk_is_that_of_the_base_and_of_healed_models(make_settings):
     (large,) = _estimate(make_settings(cells=(LARGE,))).cells
     weights = 8.03e9 * 4
     assert weights < large.disk_bytes <= weights * (1 + large.max_probes)
+
+
+def test_the_plan_of_maps_shares_lora_among_the_cells_of_a_base(make_settings):
+    settings = make_settings()
+    (*_, steps, seconds) = (
+        list(column.cells) for column in maps_table(settings, Store(settings.store), lora_steps=50).columns
+    )
+    assert steps == [str(50 * len(settings.cells))] * len(settings.cells)
+    without = list(maps_table(settings, Store(settings.store), lora_steps=0).columns[-1].cells)
+    training_s, lora_s = 2 * (1200 + 1000) * 0.2, len(steps) * 50 * 0.2
+    assert seconds == [clock(training_s + lora_s + 45 + 15), *[clock(45 + 15)] * (len(steps) - 1)]
+    assert without == [clock(training_s + 45), *[clock(45)] * (len(steps) - 1)]
 
 
 def test_the_table_names_every_cell_and_the_totals(make_settings):
