@@ -8,7 +8,7 @@ import torch
 
 from slamlab.errors import ModelError
 from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance, select_positions
-from slamlab.model.slam import left_pad
+from slamlab.model.slam import cast, left_pad
 from slamlab.model.surgery import decoder_layers
 
 
@@ -44,8 +44,13 @@ def naive(decoder, sequences):
     return matrix
 
 
-def test_equals_pairs_one_by_one_padded_or_not(decoder, sequences):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_equals_pairs_one_by_one_padded_or_not(decoder, sequences, dtype):
+    exact = naive(decoder, sequences)
+    cast(decoder, dtype)
+    sequences = [row.to(dtype) for row in sequences]
     expected = naive(decoder, sequences)
+    np.testing.assert_allclose(expected, exact, atol=1e-5 if dtype == torch.float32 else 2e-3)
     inputs, mask = left_pad(sequences)
     with AngularDistance(decoder) as meter:
         run(decoder, inputs, mask)
