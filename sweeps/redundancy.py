@@ -37,7 +37,10 @@ def main(
         str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")
     ] = "auto",
     data: Annotated[
-        str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")
+        str | None,
+        typer.Option(
+            help="pocket, asterisk, wordnet, or a manifest (.jsonl, .csv) of your own recordings; several with commas."
+        ),
     ] = None,
     base: Annotated[
         str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")

@@ -1,6 +1,7 @@
 """Train an unpruned SLAM model, score it on every task and language of its corpus, and write its card.
 
-This is how the bases that ship with the project were made. A folder that holds a model already is scored, not trained
+This is how the bases that ship with the project were made. Corpora that are joined (`--data wordnet,asterisk,pocket`)
+teach in equal shares, and each is scored by itself. A folder that holds a model already is scored, not trained
 again. Use the result with `max_prune.py --base FOLDER`.
 """
 
@@ -24,7 +25,9 @@ def main(
     scale: Annotated[str, typer.Option(help="Decoder scale: mini, 135m ...")] = "mini",
     encoder: Annotated[str, typer.Option(help="Speech encoder by name, hub id or folder.")] = "whisper-base",
     profile: Annotated[str, typer.Option(help="Where the recipe comes from: pocket or paper.")] = "pocket",
-    data: Annotated[str | None, typer.Option(help="Corpus by name or manifest; default: the profile's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Corpus by name or manifest, several with commas; default: the profile's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and shuffles.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     store: Annotated[Path, typer.Option(help="Folder of audio, encoder frames and scores.")] = Path("runs"),

@@ -49,7 +49,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         methods: Annotated[list[str], typer.Option(help="Which block of each depth: paper (least angular distance), deepest (the last layers but the very last), random.")] = ["paper", "deepest", "random"],
         depths: Annotated[list[str], typer.Option(help="Layers to remove: counts (1,2,4) or fractions of them (0.1,0.25); default: every depth up to 3/4 of the layers.")] = [],
         heal: Annotated[bool, typer.Option("--heal/--no-heal", help="Heal every block too, or score all only as they are cut.")] = True,
-        data: Annotated[str | None, typer.Option(help="pocket, asterisk, or a manifest (.jsonl, .csv) of your own recordings.")] = None,
+        data: Annotated[str | None, typer.Option(help="pocket, asterisk, wordnet, or a manifest (.jsonl, .csv) of your own recordings; several with commas.")] = None,
         base: Annotated[str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")] = "auto",
         heal_steps: Annotated[int | None, typer.Option(help="Healing steps; default: the profile's.")] = None,
         heal_lr: Annotated[float | None, typer.Option(help="Peak learning rate of healing.")] = None,

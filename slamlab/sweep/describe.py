@@ -106,8 +106,8 @@ def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, A
                 f"{100 * number:.1f} %" if is_rate else f"{number:.1f}" for number in (score["value"], *score["ci95"])
             )
             lines.append(
-                f"| {corpus} | {cell.task} {cell.language} | {split} | {score['metric'].upper()} {value} | {low} to {high} "
-                f"| {score['num_utterances']} |"
+                f"| {corpus} | {cell.task} {cell.language} | {split} | {score['metric'].upper()} {value} "
+                f"| {low} to {high} | {score['num_utterances']} |"
             )
     lines += [
         "",
