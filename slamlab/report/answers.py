@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from slamlab.report.early import was_stopped
+from slamlab.report.gains import gain, gains, sizes_of
 from slamlab.report.results import CELL_VERDICTS, cell_verdict
 from slamlab.report.tables import Badge, decoder_name, question_name
 from slamlab.report.writing import NBSP, interval, metric_name, percent
@@ -46,7 +47,7 @@ def cell_answer(cell: Mapping[str, Any], num_probes: int, tolerance: float) -> s
     sentence = f"The {name} decoder can lose {block} for {question}{cost}."
     if pruned and (pruned["relative_degradation"] is None or pruned["relative_degradation"] > tolerance):
         sentence += f" On the test split that is beyond the tolerance of {percent(tolerance)}."
-    return sentence + _remark(cell)
+    return sentence + gain(sizes_of(cell), (pruned or {}).get("speed")) + _remark(cell)
 
 
 def _remark(cell: Mapping[str, Any]) -> str:
@@ -109,7 +110,7 @@ def headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], toleran
         every = "all" if len(feasible) == len(cells) else f"{len(feasible)} of"
         return (
             f"The {name} decoder can lose {layers} of {num_layers} layers ({share}) and stay within a relative loss of "
-            f"{percent(tolerance)}, in {every} {len(cells)} cells."
+            f"{percent(tolerance)}, in {every} {len(cells)} cells.{gains(feasible)}"
         )
     order = {verdict: -i for i, verdict in enumerate(CELL_VERDICTS)}
     # max() keeps the first of equals, so that the order of the records decides.

@@ -11,6 +11,7 @@ from typing import Any
 
 from slamlab.report.answers import change
 from slamlab.report.early import ending, was_stopped
+from slamlab.report.gains import Sizes, gain, gain_facts
 from slamlab.report.results import CELL_VERDICTS, cell_key, cell_verdict, joint_verdict
 from slamlab.report.scores import also
 from slamlab.report.tables import (
@@ -28,7 +29,6 @@ from slamlab.report.tables import (
 from slamlab.report.writing import (
     DASH,
     NBSP,
-    count,
     degradation,
     duration,
     layers,
@@ -99,7 +99,15 @@ def joint_answer(joint: Mapping[str, Any], cells: Cells, tolerance: float) -> st
         why = str(joint.get("reason") or "the evidence does not settle whether each stays within the tolerance")
         return f"It is undecided whether {every} can together lose {block}: {why.rstrip('.')}{binding}."
     kept = f"each within a relative loss of {within}" if num > 1 else f"within a relative loss of {within}"
-    return f"{every[0].upper()}{every[1:]} can together lose {block}, {kept}{binding}."
+    bought = gain(_sizes(joint, cells), joint.get("speed"))
+    return f"{every[0].upper()}{every[1:]} can together lose {block}, {kept}{binding}.{bought}"
+
+
+def _sizes(joint: Mapping[str, Any], cells: Cells) -> Sizes:
+    """Return the parameters of the base, which its cells tell of, and of the joint model."""
+    members = (cells.get(cell_key(member)) or {} for member in joint["members"])
+    base = next((cell["num_parameters"]["base"] for cell in members if cell.get("num_parameters")), None)
+    return base, joint.get("num_parameters")
 
 
 def _binding(joint: Mapping[str, Any], cells: Cells) -> str:
@@ -129,7 +137,7 @@ def joint_headline(joints: Sequence[Mapping[str, Any]], answers: Sequence[str], 
     return (
         f"In {which}, all cells can together lose a block of layers, each within a relative loss of "
         f"{percent(tolerance)}: the largest is {block} ({percent(joints[best]['max_fraction'])}), of "
-        f"{base_of(joints[best])}."
+        f"{base_of(joints[best])}.{gain((None, None), joints[best].get('speed'))}"
     )
 
 
@@ -249,11 +257,7 @@ def joint_facts(joint: Mapping[str, Any], cells: Cells) -> list[tuple[str, str]]
         facts.append((f"{P_ALL} that every cell is within the tolerance", probability(joint["p_feasible"])))
     if (joint.get("binding") or {}).get("p_within") is not None:
         facts.append(("P(within) of the binding cell, a layer deeper", probability(joint["binding"]["p_within"])))
-    if joint.get("num_parameters"):
-        known = [cells[key] for key in map(cell_key, joint["members"]) if key in cells]
-        base = next((cell["num_parameters"]["base"] for cell in known if cell.get("num_parameters")), None)
-        sizes = [count(number) for number in (base, joint["num_parameters"]) if number]
-        facts.append(("Parameters", " → ".join(sizes)))
+    facts += gain_facts(_sizes(joint, cells), joint.get("speed"))
     if joint.get("checkpoint"):
         facts.append(("Healed checkpoint, in the store", joint["checkpoint"]))
     num_heals = sum(heal["status"] == "complete" for heal in joint["heals"])

@@ -5,11 +5,15 @@ degradations are fractions (0.25 is 25 %), BLEU and chrF run from 0 to 100, laye
 seconds.
 
 Parts that came later are optional, so that older files still render: `sweep.search`, `sweep.scoring`, `rungs`,
-`joints`, `curves`, of a probe `rung`, `repeat`, `se` and `p_feasible`, and of any score counts of degenerate answers,
-another metric's value in `also`, and `num_planned` with `stopped_early`: the utterances that a full scoring takes, and
-why it took fewer, which only a probe may. A probe without a rung is a full heal; only a full heal has a verdict. An
+`joints`, `curves`, `speed` of a healed model, of a probe `rung`, `repeat`, `se` and `p_feasible`, and of any score
+counts of degenerate answers, another metric's value in `also`, and `num_planned` with `stopped_early`: the utterances
+that a full scoring takes, and why it took fewer, which only a probe may. A probe without a rung is a full heal; only a
+full heal has a verdict. An
 entry of `curves` names, by method, the blocks that the curves of a cell are made of; what they cost is in the probes. A
 sweep of curves answers nothing: the verdict of its cells is `none`.
+
+`speed` stands in a cell's `pruned`, or in a joint answer: runs, each with the unpruned model's time over the healed
+one's in every turn (`ratios`), for so many utterances (`batch_size`) and tokens of each answer (`num_tokens`).
 """
 
 from __future__ import annotations
@@ -102,6 +106,8 @@ _JOINT_ANSWER: Fields = {
     "max_fraction": NUMBER,
     "start": int,
 }
+_SPEED: Fields = {"device": str, "dtype": str, "num_threads": int, "runs": list}
+_RUN: Fields = {"batch_size": int, "num_tokens": int, "ratios": list}
 _CURVE: Fields = {**_IDENTITY, "methods": dict}
 _JOINT_HEAL: Fields = {"start": int, "depth": int, "status": str}
 
@@ -242,6 +248,7 @@ def _check_cell(cell: Any, where: str, source: str) -> None:
             check_interval(scores["pruned"]["ci95"], f"{inner}.pruned.ci95", source)
             check_counts(scores["pruned"], f"{inner}.pruned", source, may_stop=name == "selection")
             one_of(scores["pruned"].get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.pruned.verdict", source)
+            _check_speed(scores["pruned"], f"{inner}.pruned", source)
 
 
 def _check_probe(probe: Any, where: str, source: str) -> None:
@@ -277,6 +284,7 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
         check_block(joint, "max_depth", joint["num_layers"], where, source)
     optional: Fields = {"p_feasible": NUMBER_OR_NULL, "num_parameters": NUMBER_OR_NULL, "checkpoint": (str, type(None))}
     require_where_given(joint, optional, where, source)
+    _check_speed(joint, where, source)
     binding, prediction = joint.get("binding"), joint.get("prediction")
     if binding is not None:
         require(binding, {"member": dict, "p_within": NUMBER_OR_NULL}, f"{where}.binding", source)
@@ -296,6 +304,23 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
             check_interval(score["ci95"], f"{inner}.{split}.ci95", source)
             check_counts(score, f"{inner}.{split}", source)
             one_of(score.get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.{split}.verdict", source)
+
+
+def _check_speed(record: Mapping[str, Any], where: str, source: str) -> None:
+    """Check what a healed model was timed at, where it was."""
+    if record.get("speed") is None:
+        return
+    require(record, {"speed": dict}, where, source)
+    require(record["speed"], _SPEED, f"{where}.speed", source)
+    runs = record["speed"]["runs"]
+    if not runs:
+        refuse(f"{where}.speed.runs", "not empty", runs, source)
+    for i, run in enumerate(runs):
+        inner = f"{where}.speed.runs[{i}]"
+        require(run, _RUN, inner, source)
+        require_where_given(run, dict.fromkeys(("unpruned_seconds", "pruned_seconds"), NUMBER), inner, source)
+        if not run["ratios"] or not all(isinstance(ratio, NUMBER) and ratio > 0 for ratio in run["ratios"]):
+            refuse(f"{inner}.ratios", "a list of numbers above 0", run["ratios"], source)
 
 
 def _check_curve(curve: Any, layers: Mapping[tuple[str, ...], int], where: str, source: str) -> None:

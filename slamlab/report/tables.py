@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slamlab.report.early import ending, num_scored, was_stopped
+from slamlab.report.gains import sizes_of, speedup
 from slamlab.report.results import cell_key, cell_verdict, is_full, rung_of
 from slamlab.report.writing import (
     DASH,
@@ -95,8 +96,11 @@ def removed(record: Mapping[str, Any]) -> str:
 
 
 def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str], *, split: str = "test") -> Table:
-    """Return one row a cell: the answer, with its scores on a split, `test` or `selection`."""
-    columns = (
+    """Return one row a cell: the answer, with its scores on a split, `test` or `selection`.
+
+    Speed has a column where any cell's healed model was timed.
+    """
+    columns: tuple[str, ...] = (
         "Decoder, encoder, task",
         "Verdict",
         "Layers removed",
@@ -106,10 +110,17 @@ def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str], *, s
         "n",
         "Parameters",
     )
+    speeds = [(cell.get("pruned") or {}).get("speed") for cell in cells]
+    timed = any(speeds)
+    columns += ("Times as fast [range]",) if timed else ()
     rows = tuple(
-        Row(texts=_cell_texts(cell, split), anchor=anchor) for cell, anchor in zip(cells, anchors, strict=True)
+        Row(
+            texts=_cell_texts(cell, split) + ((speedup(speed) if speed else DASH,) if timed else ()),
+            anchor=anchor,
+        )
+        for cell, speed, anchor in zip(cells, speeds, anchors, strict=True)
     )
-    return Table(columns=columns, rows=rows, numeric=frozenset(range(2, 8)))
+    return Table(columns=columns, rows=rows, numeric=frozenset(range(2, len(columns))))
 
 
 def _cell_texts(cell: Mapping[str, Any], split: str) -> tuple[str, ...]:
@@ -118,9 +129,9 @@ def _cell_texts(cell: Mapping[str, Any], split: str) -> tuple[str, ...]:
     if verdict == "failed":
         return (*head, *[DASH] * 6)
     scores = cell if split == "test" else cell.get(split)
-    sizes = cell.get("num_parameters")
+    sizes = _sizes(*sizes_of(cell))
     if scores is None:
-        return (*head, removed(cell), *[DASH] * 4, _sizes(sizes) if sizes else DASH)
+        return (*head, removed(cell), *[DASH] * 4, sizes)
     baseline, pruned = scores["baseline"], scores.get("pruned")
     return (
         *head,
@@ -129,15 +140,14 @@ def _cell_texts(cell: Mapping[str, Any], split: str) -> tuple[str, ...]:
         metric_value(pruned["value"], cell["metric"]) if pruned else DASH,
         degradation(pruned) if pruned else DASH,
         num_scored(scores),
-        _sizes(sizes) if sizes else DASH,
+        sizes,
     )
 
 
-def _sizes(sizes: Mapping[str, int | None]) -> str:
-    base, pruned = sizes["base"], sizes.get("pruned")
+def _sizes(base: int | None, pruned: int | None) -> str:
     if not base or not pruned:
         return count(base) if base else DASH
-    return f"{count(base)} → {count(pruned)}"
+    return f"{count(base)} → {count(pruned)} (−{percent(1 - pruned / base)})"
 
 
 def probes_table(probes: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> Table:

@@ -16,6 +16,7 @@ from slamlab.report import early, scores, tables
 from slamlab.report import joints as joint_parts
 from slamlab.report.answers import cell_answer
 from slamlab.report.figures import Image, draw_degradation, draw_map
+from slamlab.report.gains import gain_facts, sizes_of
 from slamlab.report.results import cell_key, cell_verdict, is_full, joint_verdict
 from slamlab.report.samples import Sample, artefact, choose, read_hypotheses
 from slamlab.report.tables import Badge, Table
@@ -192,6 +193,8 @@ def _facts(cell: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> list
         facts.append(("Layers removed", f"{layers(cell['start'], cell['max_depth'])}, counted from 0"))
     if (cell.get("pruned") or {}).get("checkpoint"):
         facts.append(("Healed checkpoint, in the store", cell["pruned"]["checkpoint"]))
+    if cell.get("pruned"):
+        facts += gain_facts(sizes_of(cell), cell["pruned"].get("speed"))
     if cell.get("num_heals") is not None:
         facts.append(("Models healed", str(cell["num_heals"])))
     if num_cheap := sum(_complete(probe) and not is_full(probe) for probe in probes):

@@ -161,6 +161,7 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         )
         if final.record is not None and _is_of(final.record, probe):
             pruned |= {split: _pruned(campaign, cell, final.record, split) for split in final.record["scores"]}
+            pruned["test"] |= _speed(final.record)
     verdict: str = best.verdict
     reason: str | None = None
     if probe is not None and "test" not in pruned:
@@ -237,6 +238,11 @@ def _pruned(campaign: Campaign, cell: Cell, record: dict[str, Any], split: str) 
     if "checkpoint" in record:
         shown["checkpoint"] = record["checkpoint"]
     return shown
+
+
+def _speed(final: dict[str, Any]) -> dict[str, Any]:
+    """Return how fast a final's model decodes, nothing where it was not timed."""
+    return {"speed": final["speed"]} if "speed" in final else {}
 
 
 def _looked(score: dict[str, Any]) -> dict[str, Any]:
@@ -332,7 +338,7 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
     if final.record is None or probe is None or not _is_of(final.record, probe):
         reason = "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
         return {**answer, "verdict": "undecided", "reason": reason}
-    answer["checkpoint"], answer["num_parameters"] = final.record["checkpoint"], final.record["num_parameters"]
+    answer |= {name: final.record[name] for name in ("checkpoint", "num_parameters")} | _speed(final.record)
     answer["tests"] = [
         {
             split: _pruned(campaign, one, {"scores": final.record["scores"][one.name]}, split)

@@ -171,6 +171,40 @@ def test_scores_of_joint_models_are_checked(joint: Sweep, tmp_path: Path) -> Non
         write_results(joint[0], tmp_path)
 
 
+SPEED = {
+    "device": "cpu",
+    "dtype": "float32",
+    "num_threads": 2,
+    "runs": [{"batch_size": 8, "num_tokens": 24, "ratios": [1.5, 1.7], "pruned_seconds": 0.5}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with(1.6, "speed"), r"speed is an object"),
+        (_without("speed", "device"), r"speed\.device is given"),
+        (_with([], "speed", "runs"), r"speed\.runs is not empty"),
+        (_with("8", "speed", "runs", 0, "batch_size"), r"speed\.runs\[0\]\.batch_size is a number"),
+        (_with([], "speed", "runs", 0, "ratios"), r"speed\.runs\[0\]\.ratios is a list of numbers above 0"),
+        (_with([1.5, 0], "speed", "runs", 0, "ratios"), r"speed\.runs\[0\]\.ratios is a list of numbers above 0"),
+        (_with([1, None], "speed", "runs", 0, "ratios"), r"speed\.runs\[0\]\.ratios is a list of numbers above 0"),
+        (_with("fast", "speed", "runs", 0, "pruned_seconds"), r"speed\.runs\[0\]\.pruned_seconds is a number"),
+    ],
+)
+def test_a_speed_is_checked_wherever_it_stands(joint: Sweep, tmp_path: Path, change: Any, message: str) -> None:
+    results, _ = joint
+    english = results["cells"][0]
+    english["pruned"] = copy.deepcopy(english["selection"]["pruned"])
+    for record, where in ((english["pruned"], r"cells\[0\]\.pruned\."), (results["joints"][0], r"joints\[0\]\.")):
+        record["speed"] = copy.deepcopy(SPEED)
+        assert read_results(write_results(results, tmp_path)) == results
+        change(record)
+        with pytest.raises(DataError, match=where + message):
+            write_results(results, tmp_path)
+        del record["speed"]
+
+
 def test_a_probe_without_a_rung_is_a_full_heal(sweep: Sweep, tmp_path: Path) -> None:
     del sweep[0]["probes"][0]["rung"]
     assert is_full(sweep[0]["probes"][0])

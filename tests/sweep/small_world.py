@@ -34,6 +34,12 @@ SPLITS = ("selection", "test", "test-voices")
 NUM_UTTERANCES = 40
 BASE_RATE = 0.12
 SECONDS = {"base": 30.0, "probe": 20.0, "final": 10.0, "joint": 60.0, "joint_final": 30.0}
+SPEED = {
+    "device": "cpu",
+    "dtype": "float32",
+    "num_threads": 1,
+    "runs": [{"batch_size": 8, "num_tokens": 24, "ratios": [1.5, 1.7]}],
+}
 RUNG_COST = {"unhealed": 0.05, "short": 0.2, "full": 1.0}
 RUNG_HARM = {"unhealed": 1.5, "short": 1.1, "full": 1.0}
 """Errors of a probe, as a multiple of those after the whole heal."""
@@ -73,6 +79,7 @@ class World:
         test_edges: The same as `edges` for the splits that are reported, where it differs.
         base_rate: Share of words that a base gets wrong.
         failures: How often a trial fails before it succeeds, by (kind, cell, depth).
+        timed: Whether finals tell how fast their models are, which older ones do not.
     """
 
     def __init__(
@@ -86,11 +93,12 @@ class World:
         test_edges: Mapping[Cell, int] | None = None,
         base_rate: float = BASE_RATE,
         failures: Mapping[tuple[str, Cell, int], int] | None = None,
+        timed: bool = True,
     ) -> None:
         self.settings, self.store = settings, Store(settings.store)
         self.edges, self.num_layers, self.harm, self.base_rate = edges, num_layers, harm, base_rate
         self.test_edges, self.steepness = test_edges or edges, steepness
-        self.failures = dict(failures or {})
+        self.failures, self.timed = dict(failures or {}), timed
         self.computed: list[Request] = []
         self.trained: list[Request] = []
 
@@ -133,6 +141,8 @@ class World:
             pruned = self._facts(replace(request, kind="joint" if request.is_joint else "probe"))
             folder = self.store.checkpoint_folder(fingerprint(pruned))
             record["checkpoint"] = self.store.put_folder(folder, lambda draft: None)
+            if self.timed:
+                record["speed"] = SPEED
         else:
             record["num_layers"] = self.num_layers
         self.store.write_record(record)

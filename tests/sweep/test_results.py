@@ -9,7 +9,7 @@ from numbers import Real
 import jiwer
 import pytest
 import sacrebleu
-from small_world import SECONDS, World, cell, drive, events, results_of, small_sweep
+from small_world import SECONDS, SPEED, World, cell, drive, events, results_of, small_sweep
 
 from slamlab.report.page import render
 from slamlab.report.results import SCHEMA_VERSION, read_results, write_results
@@ -102,6 +102,22 @@ def test_the_answer_is_scored_on_sentences_that_the_search_never_saw(driven):
     assert asr["pruned"]["checkpoint"].startswith("checkpoints/")
     assert (campaign.store.root / asr["pruned"]["checkpoint"]).is_dir()
     assert "checkpoint" not in asr["selection"]["pruned"]
+
+
+def test_the_model_that_is_handed_back_has_its_speed_and_no_other(driven):
+    _, results = driven
+    for found, depth in zip(results["cells"], EDGES.values(), strict=True):
+        assert (found["pruned"] or {}).get("speed") == (SPEED if depth else None)
+        for scores in (found["selection"], found["test_voices"]):
+            assert not any("speed" in (scores[who] or {}) for who in ("baseline", "pruned"))
+    assert not any("speed" in probe for probe in results["probes"])
+
+
+def test_a_final_of_before_speed_was_measured_is_reported(make_settings, tmp_path):
+    found, _ = _single(make_settings, tmp_path, timed=False)
+    assert "speed" not in found["pruned"]
+    assert found["verdict"] == "feasible"
+    assert "how fast it decodes was not measured" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_probe_has_everything_that_was_promised(driven):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from shutil import copytree
 
 import pytest
-from small_world import World, cell, drive, events, results_of, small_sweep
+from small_world import SPEED, World, cell, drive, events, results_of, small_sweep
 
 import slamlab.sweep.results
 from slamlab.search.evidence import RUNGS
@@ -179,6 +179,7 @@ def test_the_joint_block_is_what_every_cell_bears(backbone):
     assert joint["binding"]["member"] == DE_EN.as_dict()
     assert joint["prediction"]["depth"] in (2, 3, 4)
     assert joint["checkpoint"]
+    assert joint["speed"] == SPEED
     assert [test["test"]["verdict"] for test in joint["tests"]] == ["feasible"] * 3
     kinds = [request.kind for request in world.computed]
     assert kinds.count("joint_final") == 1
