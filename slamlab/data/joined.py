@@ -23,8 +23,13 @@ class JoinedCorpus:
     """
 
     def __init__(self, corpora: Sequence[Corpus]) -> None:
-        self.parts = tuple(corpora)
-        self.name = "+".join(one.name for one in corpora)
+        # Two manifests have one name between them; ids begin with these.
+        names = [one.name for one in corpora]
+        self.parts = {
+            name if names.count(name) == 1 else f"{name}-{i}": one
+            for i, (name, one) in enumerate(zip(names, corpora, strict=True), 1)
+        }
+        self.name = "+".join(names)
         self.fingerprint = hashlib.sha256("+".join(one.fingerprint for one in corpora).encode()).hexdigest()
         self.problems = [problem for one in corpora for problem in one.problems]
         self.languages = tuple(dict.fromkeys(code for one in corpora for code in one.languages))
@@ -32,29 +37,30 @@ class JoinedCorpus:
 
     def has(self, task: str, language: str) -> bool:
         """Say whether every corpus that speaks `language`, and there is one, has data for `task`."""
-        speaking = self._speaking(language)
+        speaking = self._speaking(language).values()
         return bool(speaking) and all(one.has(task, language) for one in speaking)
 
     def utterances(self, language: str, split: str, limit: int | None = None) -> list[Utterance]:
         """Return the first `limit` utterances of a split."""
-        turns = zip_longest(*(self.of_part(one, language, split) for one in self._speaking(language)))
+        turns = zip_longest(*(self.of_part(name, language, split) for name in self._speaking(language)))
         return [utterance for turn in turns for utterance in turn if utterance is not None][:limit]
 
-    def of_part(self, part: Corpus, language: str, split: str, limit: int | None = None) -> list[Utterance]:
+    def of_part(self, name: str, language: str, split: str, limit: int | None = None) -> list[Utterance]:
         """Return the first `limit` utterances of one corpus, without those that another one holds out."""
-        found = part.utterances(language, split)
-        if split == "train":
-            found = [one for one in found if spoken_key(one.text) not in self._held_out_in(language)]
-        return [replace(one, id=f"{part.name}/{one.id}") for one in found[:limit]]
+        held_out = self._held_out_in(language) if split == "train" else set()
+        # No more than that many can be among them: what is made on the spot is not made for nothing.
+        found = self.parts[name].utterances(language, split, None if limit is None else limit + len(held_out))
+        found = [one for one in found if spoken_key(one.text) not in held_out]
+        return [replace(one, id=f"{name}/{one.id}") for one in found[:limit]]
 
-    def _speaking(self, language: str) -> list[Corpus]:
-        return [one for one in self.parts if language in one.languages]
+    def _speaking(self, language: str) -> dict[str, Corpus]:
+        return {name: one for name, one in self.parts.items() if language in one.languages}
 
     def _held_out_in(self, language: str) -> set[str]:
         if language not in self._held_out:
             self._held_out[language] = {
                 spoken_key(utterance.text)
-                for one in self._speaking(language)
+                for one in self._speaking(language).values()
                 for split in HELD_OUT
                 for utterance in one.utterances(language, split)
             }

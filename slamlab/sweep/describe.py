@@ -50,22 +50,22 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
         with tempfile.TemporaryDirectory(dir=out.parent) as draft:  # a half-written model is never taken for one
             model.save(Path(draft) / "model", with_decoder=not find_decoder(cell.family, cell.scale).is_pretrained)
             shutil.copytree(Path(draft) / "model", out, dirs_exist_ok=True)
-    parts = corpus.parts if isinstance(corpus, JoinedCorpus) else (corpus,)
+    parts = corpus.parts if isinstance(corpus, JoinedCorpus) else {corpus.name: corpus}
     records: dict[tuple[str, Cell], dict[str, Any]] = {}
-    for name, part in zip(settings.corpus.split(","), parts, strict=True):
+    for source, (name, part) in zip(settings.corpus.split(","), parts.items(), strict=True):
         cells = tuple(one for one in settings.cells if part.has(one.task, one.language))
         asked = replace(
-            settings, base=str(out), corpus=name, corpus_fingerprint=part.fingerprint, cells=cells, base_identities={}
+            settings, base=str(out), corpus=source, corpus_fingerprint=part.fingerprint, cells=cells, base_identities={}
         )
         bench = Bench(asked)
         for one in cells:
-            records[part.name, one] = follow(bench.run(Request(kind="base", cell=one)), f"{one.name} {part.name}", say)
+            records[name, one] = follow(bench.run(Request(kind="base", cell=one)), f"{one.name} {name}", say)
     record = next(iter(records.values()))
     card = {
         "family": cell.family,
         "scale": cell.scale,
         "encoder": cell.encoder,
-        "corpora": {part.name: part.fingerprint for part in parts},
+        "corpora": {name: part.fingerprint for name, part in parts.items()},
         "recipe": asdict(recipe),
         "seed": settings.seed,
         "num_parameters": record["num_parameters"],

@@ -123,19 +123,18 @@ def teaching_jobs(corpus: Corpus, num_train: int) -> list[tuple[Utterance, str]]
         corpus: Whose `train` split is taken.
         num_train: Utterances a language, of each corpus that was joined.
     """
+    joined = corpus if isinstance(corpus, JoinedCorpus) else None
     of_part = [
         [
             (utterance, task)
             for code in part.languages
             for utterance in (
-                corpus.of_part(part, code, "train", num_train)
-                if isinstance(corpus, JoinedCorpus)
-                else part.utterances(code, "train", num_train)
+                joined.of_part(name, code, "train", num_train) if joined else part.utterances(code, "train", num_train)
             )
             for task in TASKS
             if part.has(task, code)
         ]
-        for part in (corpus.parts if isinstance(corpus, JoinedCorpus) else (corpus,))
+        for name, part in (joined.parts if joined else {corpus.name: corpus}).items()
     ]
     longest = max(map(len, of_part))
     return [job for part in of_part if part for job in islice(cycle(part), longest)]

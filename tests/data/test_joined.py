@@ -72,9 +72,15 @@ def test_a_base_learns_as_much_of_each(joined: JoinedCorpus) -> None:
 
 
 def test_fingerprint_and_order_follow_the_parts(joined: JoinedCorpus) -> None:
-    turned = JoinedCorpus(joined.parts[::-1])
+    turned = JoinedCorpus(list(joined.parts.values())[::-1])
     assert turned.fingerprint != joined.fingerprint
     assert turned.utterances("en", "train")[0].id == "small/1"
+
+
+def test_ids_of_corpora_of_one_name_stay_apart(joined: JoinedCorpus) -> None:
+    small = joined.parts["small"]
+    twice = JoinedCorpus([small, small])
+    assert [one.id for one in twice.utterances("de", "train")] == ["small-1/0", "small-2/0"]
 
 
 def test_several_are_opened_by_name(tmp_path: Path) -> None:
