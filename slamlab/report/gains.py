@@ -83,11 +83,12 @@ def gain_facts(sizes: Sizes, speed: Mapping[str, Any] | None) -> list[tuple[str,
     if not speed:
         return [*facts, ("Times as fast as unpruned", NOT_MEASURED)] if facts else []
     facts += [
-        (f"Times as fast as unpruned, {_kind(run)}", f"{_with_range(run)}{_seconds(run)}") for run in speed["runs"]
+        (f"Times as fast as unpruned, {_kind(run)}", f"{_with_range(run)}{_seconds(run)}, {_turns(run)}")
+        for run in speed["runs"]
     ]
     threads = f", {speed['num_threads']} threads" if speed["device"] == "cpu" else ""
     told = (
-        f"both models in turns, {_turns(_several(speed))}, the same test utterances, greedily, {speed['dtype']} on "
+        f"both models in turns, on the same test utterances, greedily, {speed['dtype']} on "
         f"{speed['device']}{threads}; the median with the least and the greatest of the turns. The end token ends "
         "nothing, so that both do the same work; the encoder, the same for both, is left out"
     )

@@ -89,9 +89,13 @@ def test_facts_say_how_speed_was_measured(sweep) -> None:
     cell = sweep[0]["cells"][0]
     facts = dict(gain_facts(sizes_of(cell), _speed(1.5, 1.7)))
     assert facts["Parameters, encoder not counted"].replace(NBSP, " ") == "4,104,192 → 3,290,112 (−19.8 %)"
-    assert facts["Times as fast as unpruned, batch 1, first token"].replace(NBSP, " ") == "1.00 [1.00, 1.00]"
-    assert facts["Times as fast as unpruned, batch 8, 24 tokens"].replace(NBSP, " ") == "1.60 [1.50, 1.70]"
-    assert "2 paired runs" in facts["How speed was measured"]
+    assert (
+        facts["Times as fast as unpruned, batch 1, first token"].replace(NBSP, " ")
+        == "1.00 [1.00, 1.00], 2 paired runs"
+    )
+    assert (
+        facts["Times as fast as unpruned, batch 8, 24 tokens"].replace(NBSP, " ") == "1.60 [1.50, 1.70], 2 paired runs"
+    )
     assert "float32 on cpu, 2 threads;" in facts["How speed was measured"]
     assert dict(gain_facts(sizes_of(cell), None))["Times as fast as unpruned"] == "not measured"
 
@@ -101,7 +105,8 @@ def test_times_are_told_of_a_gpu_alone(sweep) -> None:
     speed["runs"][1] |= {"unpruned_seconds": 0.8125, "pruned_seconds": 0.508}
     facts = dict(gain_facts(SIZES, speed))
     assert (
-        facts["Times as fast as unpruned, batch 8, 24 tokens"].replace(NBSP, " ") == "1.60 [1.50, 1.70] (812 → 508 ms)"
+        facts["Times as fast as unpruned, batch 8, 24 tokens"].replace(NBSP, " ")
+        == "1.60 [1.50, 1.70] (812 → 508 ms), 2 paired runs"
     )
     assert "bfloat16 on NVIDIA H100;" in facts["How speed was measured"]
 
