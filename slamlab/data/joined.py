@@ -31,7 +31,7 @@ class JoinedCorpus:
         }
         self.name = "+".join(names)
         self.fingerprint = hashlib.sha256("+".join(one.fingerprint for one in corpora).encode()).hexdigest()
-        self.problems = [problem for one in corpora for problem in one.problems]
+        self.problems: Sequence[str] = [problem for one in corpora for problem in one.problems]
         self.languages = tuple(dict.fromkeys(code for one in corpora for code in one.languages))
         self._held_out: dict[str, set[str]] = {}
 

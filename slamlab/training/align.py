@@ -33,6 +33,7 @@ class Aligner(nn.Module):
         self.projector = model.projector
         self._index = {token: i for i, token in enumerate(sorted(set(tokens)), 1)}  # 0 is the blank
         embeddings = model.decoder.get_input_embeddings().weight.detach()[sorted(self._index)].float()  # [V, D]
+        self.embeddings: torch.Tensor
         self.register_buffer("embeddings", embeddings)
         self.blank = nn.Parameter(embeddings.mean(0))
         # Embeddings are short vectors: their dot products alone could not tell thousands apart.
