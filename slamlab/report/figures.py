@@ -239,9 +239,9 @@ def _spot(axes: Axes, y: float, look: Mapping[str, Any], num_layers: int, told: 
     depth = look["depth"]
     head = block_name(look["start"], depth, num_layers) if "start" in look else f"{depth} of {num_layers} layers"
     head += f", heal {heal_number(look)}" if look.get("repeat") else ""
-    if "ci95" in look:
+    if look.get("ci95"):
         told += f"\n{degradation(look)}"
-    if "num_utterances" in look:
+    if look.get("num_utterances"):
         told += f"\nn{NBSP}={NBSP}{look['num_utterances']}"
     return Spot(axes=axes, x=depth / num_layers, y=y, head=head, text=told, aside_points=aside_points)
 

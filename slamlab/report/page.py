@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from slamlab.errors import StoreError
-from slamlab.report import method, scores, tables
+from slamlab.report import method, published, scores, tables
 from slamlab.report.answers import headline, verdict_counts
 from slamlab.report.curves import view_curves
 from slamlab.report.early import how_stopped
@@ -141,6 +141,7 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
         "curves": curves,
         "joints": joint_views,
         "cells_table": tables.cells_table(cells, anchors, split="selection" if joints else "test"),
+        "against_paper": None if curves else published.against_paper(cells, anchors, sweep["corpus"]["name"]),
         "cells": cell_views,
         "probes_table": tables.probes_table(probes, cells),
         "probes_note": method.probes_note(sweep, probes),

@@ -224,7 +224,7 @@ def _figures(
         images[path] = image
         figures.append(Figure(path=path, caption=caption, inline=Markup(image.inline(f"{anchor}-{kind}"))))
 
-    chosen = {**cell["pruned"], "depth": cell["max_depth"]} if cell.get("pruned") else None
+    chosen = {**cell["pruned"], "start": cell["start"], "depth": cell["max_depth"]} if cell.get("pruned") else None
     if chosen or probes:
         add(
             "degradation",

@@ -51,6 +51,17 @@ def test_the_first_screen_has_the_answer(sweep: Sweep, tmp_path: Path) -> None:
         assert verdict in page.text and verdict in markdown
 
 
+def test_the_papers_row_stands_beside_a_cell_that_it_measured(sweep: Sweep, tmp_path: Path) -> None:
+    page, markdown = _rendered(sweep, tmp_path / "without")
+    assert "Against the paper" not in page.text + markdown
+    results = json.loads(json.dumps(sweep[0]).replace('"scale": "mini"', '"scale": "7b"'))
+    for cell in results["cells"]:
+        cell["num_layers"] = 28
+    page, markdown = _rendered((results, sweep[1]), tmp_path / "with")
+    for text in (page.text, markdown):
+        assert "Against the paper" in text and "2.36\u00a0%" in text and "LibriSpeech test-clean" in text
+
+
 @pytest.mark.parametrize("records", ["searched", "scored", "joint"])
 def test_same_new_records_same_bytes(records: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     results, store = request.getfixturevalue(records)
