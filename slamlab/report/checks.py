@@ -17,6 +17,8 @@ NUMBER = (int, float)
 NUMBER_OR_NULL = (int, float, type(None))
 Fields = Mapping[str, type | tuple[type, ...]]
 """Names of fields, each with the types that its value may have."""
+_SPEED: Fields = {"device": str, "dtype": str, "num_threads": int, "runs": list}
+_RUN: Fields = {"batch_size": int, "num_tokens": int, "ratios": list}
 
 
 def check_finite(results: Any, source: str, *, file: str = FILE_NAME) -> None:
@@ -24,6 +26,23 @@ def check_finite(results: Any, source: str, *, file: str = FILE_NAME) -> None:
     for where, number in _numbers(results, ""):
         if not math.isfinite(number):
             refuse(where, "a finite number, or null where it is unbounded", number, source, file=file)
+
+
+def check_speed(record: Mapping[str, Any], where: str, source: str) -> None:
+    """Check what a healed model was timed at, where it was."""
+    if record.get("speed") is None:
+        return
+    require(record, {"speed": dict}, where, source)
+    require(record["speed"], _SPEED, f"{where}.speed", source)
+    runs = record["speed"]["runs"]
+    if not runs:
+        refuse(f"{where}.speed.runs", "not empty", runs, source)
+    for i, run in enumerate(runs):
+        inner = f"{where}.speed.runs[{i}]"
+        require(run, _RUN, inner, source)
+        require_where_given(run, dict.fromkeys(("unpruned_seconds", "pruned_seconds"), NUMBER), inner, source)
+        if not run["ratios"] or not all(isinstance(ratio, NUMBER) and ratio > 0 for ratio in run["ratios"]):
+            refuse(f"{inner}.ratios", "a list of numbers above 0", run["ratios"], source)
 
 
 def check_block(record: Mapping[str, Any], depth: str, num_layers: int, where: str, source: str) -> None:

@@ -22,7 +22,8 @@ from matplotlib.transforms import offset_copy
 
 from slamlab.report.curve_points import RUNGS as RUNG_NAMES
 from slamlab.report.curve_points import Lines, Point
-from slamlab.report.figures import BLUE, GREY, INK, LINEAR_UP_TO, VERMILLION, Image, Spot, block_name, render_figure
+from slamlab.report.drawing import BLUE, GREY, INK, VERMILLION, Image, Spot, render_figure
+from slamlab.report.figures import LINEAR_UP_TO, block_name
 from slamlab.report.writing import NBSP, degradation, percent
 
 LOOKS: dict[str, dict[str, Any]] = {

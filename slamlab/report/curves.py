@@ -17,7 +17,7 @@ from markupsafe import Markup
 from slamlab.report.curve_figures import Panel, draw_curves
 from slamlab.report.curve_points import METHODS, RUNGS, SURE, Curves, largest, median_interval, read_curves, sign_test
 from slamlab.report.curve_tables import fractions_table, num_scored, points_table
-from slamlab.report.figures import Image
+from slamlab.report.drawing import Image
 from slamlab.report.results import cell_key, cell_verdict
 from slamlab.report.tables import Table, cell_name, decoder_name, question_name
 from slamlab.report.views import Figure

@@ -18,8 +18,8 @@ from slamlab.errors import StoreError
 from slamlab.report import method, published, scores, tables
 from slamlab.report.answers import headline, verdict_counts
 from slamlab.report.curves import view_curves
+from slamlab.report.drawing import Image
 from slamlab.report.early import how_stopped
-from slamlab.report.figures import Image
 from slamlab.report.joints import as_members, base_of, joint_headline
 from slamlab.report.results import cell_key, cell_verdict, check_results, is_full, joint_verdict, rung_of
 from slamlab.report.tables import Badge

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from slamlab.report import redundancy_words as words
 from slamlab.report.agreement import MIN_RESAMPLES, MIN_STARTS, pooled_tau
-from slamlab.report.figures import Image
+from slamlab.report.drawing import Image
 from slamlab.report.page import environment, write_files
 from slamlab.report.redundancy_figures import Line, draw_depths, draw_matrix, draw_panels
 from slamlab.report.redundancy_records import Drawn, read_redundancy

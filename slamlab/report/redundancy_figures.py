@@ -19,19 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from slamlab.report.figures import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    VERMILLION,
-    Image,
-    Spot,
-    block_name,
-    by_depth,
-    map_spots,
-    render_figure,
-)
+from slamlab.report.drawing import BLUE, GREY, INK, ORANGE, VERMILLION, Image, Spot, render_figure
+from slamlab.report.figures import block_name, by_depth, map_spots
 from slamlab.report.writing import correlation
 
 LOOKS: tuple[dict[str, Any], ...] = (

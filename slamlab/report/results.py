@@ -34,6 +34,7 @@ from slamlab.report.checks import (
     check_finite,
     check_interval,
     check_scoring,
+    check_speed,
     one_a_member,
     one_of,
     refuse,
@@ -106,8 +107,6 @@ _JOINT_ANSWER: Fields = {
     "max_fraction": NUMBER,
     "start": int,
 }
-_SPEED: Fields = {"device": str, "dtype": str, "num_threads": int, "runs": list}
-_RUN: Fields = {"batch_size": int, "num_tokens": int, "ratios": list}
 _CURVE: Fields = {**_IDENTITY, "methods": dict}
 _JOINT_HEAL: Fields = {"start": int, "depth": int, "status": str}
 
@@ -248,7 +247,7 @@ def _check_cell(cell: Any, where: str, source: str) -> None:
             check_interval(scores["pruned"]["ci95"], f"{inner}.pruned.ci95", source)
             check_counts(scores["pruned"], f"{inner}.pruned", source, may_stop=name == "selection")
             one_of(scores["pruned"].get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.pruned.verdict", source)
-            _check_speed(scores["pruned"], f"{inner}.pruned", source)
+            check_speed(scores["pruned"], f"{inner}.pruned", source)
 
 
 def _check_probe(probe: Any, where: str, source: str) -> None:
@@ -284,7 +283,7 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
         check_block(joint, "max_depth", joint["num_layers"], where, source)
     optional: Fields = {"p_feasible": NUMBER_OR_NULL, "num_parameters": NUMBER_OR_NULL, "checkpoint": (str, type(None))}
     require_where_given(joint, optional, where, source)
-    _check_speed(joint, where, source)
+    check_speed(joint, where, source)
     binding, prediction = joint.get("binding"), joint.get("prediction")
     if binding is not None:
         require(binding, {"member": dict, "p_within": NUMBER_OR_NULL}, f"{where}.binding", source)
@@ -304,23 +303,6 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
             check_interval(score["ci95"], f"{inner}.{split}.ci95", source)
             check_counts(score, f"{inner}.{split}", source)
             one_of(score.get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.{split}.verdict", source)
-
-
-def _check_speed(record: Mapping[str, Any], where: str, source: str) -> None:
-    """Check what a healed model was timed at, where it was."""
-    if record.get("speed") is None:
-        return
-    require(record, {"speed": dict}, where, source)
-    require(record["speed"], _SPEED, f"{where}.speed", source)
-    runs = record["speed"]["runs"]
-    if not runs:
-        refuse(f"{where}.speed.runs", "not empty", runs, source)
-    for i, run in enumerate(runs):
-        inner = f"{where}.speed.runs[{i}]"
-        require(run, _RUN, inner, source)
-        require_where_given(run, dict.fromkeys(("unpruned_seconds", "pruned_seconds"), NUMBER), inner, source)
-        if not run["ratios"] or not all(isinstance(ratio, NUMBER) and ratio > 0 for ratio in run["ratios"]):
-            refuse(f"{inner}.ratios", "a list of numbers above 0", run["ratios"], source)
 
 
 def _check_curve(curve: Any, layers: Mapping[tuple[str, ...], int], where: str, source: str) -> None:

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from slamlab.report import early, scores, tables
 from slamlab.report import joints as joint_parts
 from slamlab.report.answers import cell_answer
-from slamlab.report.figures import Image, draw_degradation, draw_map
+from slamlab.report.drawing import Image
+from slamlab.report.figures import draw_degradation, draw_map
 from slamlab.report.gains import gain_facts, sizes_of
 from slamlab.report.results import cell_key, cell_verdict, is_full, joint_verdict
 from slamlab.report.samples import Sample, artefact, choose, read_hypotheses

@@ -9,7 +9,8 @@ import matplotlib
 import numpy as np
 from seen_page import Page, marks_of
 
-from slamlab.report.figures import Image, draw_degradation, draw_map
+from slamlab.report.drawing import Image
+from slamlab.report.figures import draw_degradation, draw_map
 from slamlab.report.writing import degradation
 
 
