@@ -12,6 +12,7 @@ import torch
 
 from slamlab.data.batching import Example
 from slamlab.model.slam import SlamModel
+from slamlab.training import align
 from slamlab.training.align import Aligner
 from slamlab.training.base import stream_of
 from slamlab.training.loop import train
@@ -26,30 +27,37 @@ def spoken(num_frames: int, *tokens: int, seed: int = 0) -> Example:
 
 
 def by_hand(aligner: Aligner, example: Example, tokens: list[int]) -> float:
-    """Return -log of the summed probability of every path that reads as the answer, in nats a token."""
+    """Return -log of the summed probability of every path that reads as the answer, in nats a token, and the pull."""
     projected = aligner.projector(torch.as_tensor(example.source).float()[None])[0].double()
     table = torch.cat([aligner.blank[None], aligner.embeddings]).double()
-    p = (aligner.log_scale.exp().double() * projected @ table.T).softmax(-1).detach()
+    cosines = torch.nn.functional.cosine_similarity(projected[:, None], table, dim=-1)
+    p = (aligner.log_scale.exp().double() * cosines).softmax(-1).detach()
     total = 0.0
     for path in itertools.product(range(len(table)), repeat=len(p)):
         read = [symbol for symbol, _ in itertools.groupby(path) if symbol]
         if [tokens[symbol - 1] for symbol in read] == list(example.answer[:-1]):
             total += math.prod(float(p[i, symbol]) for i, symbol in enumerate(path))
-    return -math.log(total) / len(example.answer[:-1])
+    pull = align.NORM_WEIGHT * float((projected.norm(dim=-1) / aligner.norm - 1).square().mean().detach())
+    return -math.log(total) / len(example.answer[:-1]) + pull
 
 
 @pytest.mark.parametrize("answer", [(5,), (5, 7), (7, 7), (9, 5, 7)])
 def test_loss_is_that_of_all_alignments_in_any_batch(
-    new_model: Callable[..., SlamModel], answer: tuple[int, ...]
+    new_model: Callable[..., SlamModel], answer: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aligner = Aligner(new_model(), [7, 5, 9, 5])
     one, other = spoken(8, *answer), spoken(20, 5, 9, seed=1)
     expected = by_hand(aligner, one, [5, 7, 9])
     assert float(aligner([one])) == pytest.approx(expected, rel=1e-5)
+    monkeypatch.setattr(align, "NORM_WEIGHT", 0.0)  # a pull on positions, however many a recording has
+    expected = by_hand(aligner, one, [5, 7, 9])
     assert float(aligner([one, other])) == pytest.approx((expected + float(aligner([other]))) / 2, rel=1e-5)
 
 
-def test_more_tokens_than_positions_count_for_nothing(new_model: Callable[..., SlamModel]) -> None:
+def test_more_tokens_than_positions_count_for_nothing(
+    new_model: Callable[..., SlamModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(align, "NORM_WEIGHT", 0.0)
     assert float(Aligner(new_model(), [5, 7])([spoken(2, 5, 7, 5, 7)])) == 0
 
 
@@ -66,5 +74,7 @@ def test_the_projector_learns_what_it_hears_and_the_decoder_stays(new_model: Cal
     assert losses[-1] < 0.05 < 1 < losses[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in slam.decoder.state_dict().items())
     heard = slam.projector(torch.as_tensor(examples[1].source).float()[None])[0]
-    symbols = (heard @ torch.cat([aligner.blank[None], aligner.embeddings]).T).argmax(-1).tolist()
+    table = torch.nn.functional.normalize(torch.cat([aligner.blank[None], aligner.embeddings]), dim=-1)
+    symbols = (heard @ table.T).argmax(-1).tolist()
+    assert heard.norm(dim=-1).tolist() == pytest.approx([aligner.norm] * len(heard), rel=0.3)
     assert [symbol for symbol, _ in itertools.groupby(symbols) if symbol] == [2]  # the second token that occurs, 7
