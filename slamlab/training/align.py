@@ -3,8 +3,7 @@
 A frozen decoder teaches a projector slowly: for thousands of steps the loss says little about single sounds. So the
 projector first learns by connectionist temporal classification (Graves et al. 2006, ICML) against the decoder's own
 input embeddings: what it writes at a position should point at the embedding of the token heard there, or at a blank.
-No decoder layer runs, and only tokens that occur stand for choice. Afterwards speech looks to the decoder much
-like text, and training through it starts from there.
+No decoder layer runs, and only tokens that occur stand for choice.
 
 Shape legend: B batch, S positions, D decoder width, V tokens that occur.
 """
@@ -50,10 +49,10 @@ class Aligner(nn.Module):
         """Return the mean loss of examples whose source is speech."""
         rows = [torch.as_tensor(example.source).to(self.blank) for example in examples]
         lengths = [self.projector.num_positions(len(row)) for row in rows]
-        projected = self.projector(nn.utils.rnn.pad_sequence(rows, batch_first=True))  # [B, S, D]
-        table = torch.cat([nn.functional.normalize(self.blank[None], dim=-1), self.embeddings])
+        projected = self.projector(nn.utils.rnn.pad_sequence(rows, batch_first=True)).float()  # [B, S, D]
+        table = torch.cat([nn.functional.normalize(self.blank[None].float(), dim=-1), self.embeddings])
         cosines = nn.functional.normalize(projected, dim=-1) @ table.T  # [B, S, V + 1]
-        log_probabilities = (self.log_scale.exp() * cosines).log_softmax(-1).transpose(0, 1)
+        log_probabilities = (self.log_scale.float().exp() * cosines).log_softmax(-1).transpose(0, 1)
         answers = [[self._index[token] for token in example.answer[:-1]] for example in examples]  # without the end
         loss = nn.functional.ctc_loss(
             log_probabilities,

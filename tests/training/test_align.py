@@ -78,3 +78,10 @@ def test_the_projector_learns_what_it_hears_and_the_decoder_stays(new_model: Cal
     symbols = (heard @ table.T).argmax(-1).tolist()
     assert heard.norm(dim=-1).tolist() == pytest.approx([aligner.norm] * len(heard), rel=0.3)
     assert [symbol for symbol, _ in itertools.groupby(symbols) if symbol] == [2]  # the second token that occurs, 7
+
+
+def test_it_learns_in_bf16_too(new_model: Callable[..., SlamModel]) -> None:
+    examples = [spoken(8, token, seed=token) for token in (5, 7, 9)]
+    recipe = TrainRecipe(num_steps=30, batch_size=3, peak_lr=2e-2, precision="bf16", zero_stage=1)
+    losses = [step.loss for step in train(Aligner(new_model(), [5, 7, 9]), stream_of(examples, 3, 0), recipe)]
+    assert losses[-1] < losses[0] / 2
