@@ -28,7 +28,7 @@ from slamlab.zoo.profiles import Precision
 BATCH_SIZE, NUM_TOKENS = 8, 24
 RUNS = ((1, 1), (1, NUM_TOKENS), (BATCH_SIZE, NUM_TOKENS))
 """(utterances, tokens an answer): a first token, which is reading audio and prompt; a sentence; several at once."""
-NUM_TURNS, LIMIT_S = 6, 8.0
+NUM_TURNS, LIMIT_S = 6, 15.0
 """Turns of a run, fewer where they take longer than that: a large model on few cores has its scores to wait for. Of six
 ratios the least and the greatest are the ends of a 97 % interval of their median, whatever their distribution."""
 
