@@ -64,6 +64,9 @@ def _answer(results):
         {key: cell[key] for key in ("task", "max_depth", "start", "verdict", "baseline", "pruned", "num_heals")}
         for cell in results["cells"]
     ]
+    for cell in cells:
+        if cell["pruned"]:
+            cell["pruned"] = {name: value for name, value in cell["pruned"].items() if name != "speed"}
     keys = ("cell", "start", "depth", "status", "value", "relative_degradation", "ci95", "fingerprint", "hypotheses")
     return cells, [{key: probe[key] for key in keys} for probe in results["probes"]]
 
