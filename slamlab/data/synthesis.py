@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from slamlab.data.utterance import Utterance
+from slamlab.data.utterance import SPLITS, Utterance
 from slamlab.errors import DataError, OptionError
 from slamlab.zoo.languages import LANGUAGES
 
@@ -76,32 +76,39 @@ class SpokenCorpus:
     Args:
         name: Of the corpus.
         folder: Where audio is kept, as `<fingerprint>/<language>/<split>/<id>.flac`. Several processes may share it.
-        sentences: For every split its sentences, each a text by language code, all with the same languages.
+        sentences: In a fixed shuffled order, each a text by language code, all with the same languages; a sentence
+            belongs to one split in all of them.
         seed: Seed of voices.
         sizes: Utterances a language in each split.
 
     Raises:
-        DataError: If espeakng-loader is not installed.
+        DataError: If espeakng-loader is not installed, or there are fewer sentences than asked for.
     """
 
     def __init__(
         self,
         name: str,
         folder: Path,
-        sentences: Mapping[str, Sequence[Mapping[str, str]]],
+        sentences: Sequence[Mapping[str, str]],
         seed: int,
         sizes: SplitSizes,
     ) -> None:
         self.name = name
         self.problems: Sequence[str] = ()
-        self.languages = tuple(sentences["train"][0])
-        self._seed, self._sentences = seed, sentences
+        if len(sentences) < (wanted := sum(sizes.of(split) for split in SPLITS)):
+            raise DataError(f"the corpus {name} has {wanted} sentences", len(sentences), "ask for smaller splits")
+        self.languages = tuple(sentences[0])
+        self._seed = seed
+        self._sentences: dict[str, Sequence[Mapping[str, str]]] = {}
+        for split in reversed(SPLITS):  # the held-out splits first: they stay when `train` grows
+            size = sizes.of(split)
+            self._sentences[split], sentences = sentences[:size], sentences[size:]
         recipe = {
             "recipe": _RECIPE,
             "espeak": _espeak_version(),
             "seed": seed,
             "sizes": asdict(sizes),
-            "sentences": sentences,
+            "sentences": self._sentences,
         }
         self.fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         self._folder = Path(folder) / self.fingerprint

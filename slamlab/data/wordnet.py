@@ -13,7 +13,6 @@ from pathlib import Path
 
 from slamlab.data.grammar import spoken_key
 from slamlab.data.synthesis import SplitSizes, SpokenCorpus
-from slamlab.data.utterance import SPLITS
 from slamlab.errors import DataError
 
 DEBIAN_FOLDER = Path("/usr/share/wordnet")
@@ -37,16 +36,9 @@ class WordnetCorpus(SpokenCorpus):
     def __init__(
         self, folder: Path, seed: int = 0, sizes: SplitSizes | None = None, wordnet: Path = DEBIAN_FOLDER
     ) -> None:
-        sizes = sizes or SplitSizes(train=8000)
-        wanted = sum(sizes.of(split) for split in SPLITS)
         drawn = sorted(examples(wordnet), key=lambda text: hashlib.sha256(f"{seed}/{text}".encode()).digest())
-        if len(drawn) < wanted:
-            raise DataError(f"WordNet in {wordnet} has {wanted} examples", len(drawn), "ask for smaller splits")
-        by_split: dict[str, list[dict[str, str]]] = {}
-        for split in reversed(SPLITS):  # the held-out splits first: they stay when `train` grows
-            size = sizes.of(split)
-            by_split[split], drawn = [{"en": text} for text in drawn[:size]], drawn[size:]
-        super().__init__("wordnet", folder, by_split, seed, sizes)
+        texts = [{"en": text} for text in drawn]
+        super().__init__("wordnet", folder, texts, seed, sizes or SplitSizes(train=8000))
 
 
 def examples(wordnet: Path) -> list[str]:

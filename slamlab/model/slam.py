@@ -81,9 +81,6 @@ class SlamModel(nn.Module):
             hidden=config.projector_hidden,
             decoder_width=decoder.get_input_embeddings().embedding_dim,
         )
-        head = decoder.get_output_embeddings()
-        if _contiguous not in head._forward_pre_hooks.values():
-            head.register_forward_pre_hook(_contiguous)
 
     @property
     def device(self) -> torch.device:
@@ -137,13 +134,17 @@ class SlamModel(nn.Module):
 
     def answer_logits(self, inputs: torch.Tensor, mask: torch.Tensor, num_answer: int) -> torch.Tensor:
         """Return the logits [B, A, V] that predict the last `num_answer` positions."""
-        logits = self.decoder(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=num_answer + 1,
-        ).logits
+        hook = self.decoder.get_output_embeddings().register_forward_pre_hook(_contiguous)
+        try:
+            logits = self.decoder(
+                inputs_embeds=inputs,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=num_answer + 1,
+            ).logits
+        finally:
+            hook.remove()
         return logits[:, :-1]  # a position predicts the next one
 
     def forward(self, examples: Sequence[Example]) -> torch.Tensor:

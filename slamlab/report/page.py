@@ -21,6 +21,7 @@ from slamlab.report.curves import view_curves
 from slamlab.report.drawing import Image
 from slamlab.report.early import how_stopped
 from slamlab.report.joints import as_members, base_of, joint_headline
+from slamlab.report.probes_csv import probes_csv
 from slamlab.report.results import cell_key, cell_verdict, check_results, is_full, joint_verdict, rung_of
 from slamlab.report.tables import Badge
 from slamlab.report.views import joint_scores, view_cell, view_joints
@@ -35,7 +36,7 @@ def render(results: Mapping[str, Any], store: Path, out: Path) -> None:
     Args:
         results: Records, as :mod:`slamlab.report.results` describes them.
         store: The store's folder; files that it lacks are said to be lacking.
-        out: The report's folder; `report.md`, `index.html` and `figures/` in it are replaced.
+        out: The report's folder; `report.md`, `index.html`, `probes.csv` and `figures/` in it are replaced.
 
     Raises:
         DataError: The records lack a part.
@@ -47,6 +48,7 @@ def render(results: Mapping[str, Any], store: Path, out: Path) -> None:
     files = {
         out / "report.md": environment(markdown=True).get_template("report.md.jinja").render(context).encode(),
         out / "index.html": environment(markdown=False).get_template("index.html.jinja").render(context).encode(),
+        out / "probes.csv": probes_csv(results["probes"], results["cells"]).encode(),
     }
     write_files(files, images, out)
 

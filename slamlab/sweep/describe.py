@@ -23,6 +23,7 @@ from slamlab.sweep.results import commit, versions
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.trial import Bench
 from slamlab.training.base import BaseRequest, make_base
+from slamlab.zoo.corpora import CORPORA, names_in
 from slamlab.zoo.decoders import find_decoder
 
 
@@ -52,7 +53,7 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
             shutil.copytree(Path(draft) / "model", out, dirs_exist_ok=True)
     parts = corpus.parts if isinstance(corpus, JoinedCorpus) else {corpus.name: corpus}
     records: dict[tuple[str, Cell], dict[str, Any]] = {}
-    for source, (name, part) in zip(settings.corpus.split(","), parts.items(), strict=True):
+    for source, (name, part) in zip(names_in(settings.corpus), parts.items(), strict=True):
         cells = tuple(one for one in settings.cells if part.has(one.task, one.language))
         asked = replace(
             settings, base=str(out), corpus=source, corpus_fingerprint=part.fingerprint, cells=cells, base_identities={}
@@ -88,7 +89,7 @@ def _shown(record: dict[str, Any]) -> dict[str, Any]:
 
 def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, Any]]) -> str:
     """Return the model card."""
-    corpora = ",".join(card["corpora"])
+    corpora = ",".join(name if name in CORPORA else "MANIFEST" for name in card["corpora"])
     lines = [
         f"# {card['family']}-{card['scale']} on {card['encoder']}",
         "",

@@ -22,7 +22,7 @@ from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import MIN_FREE_BYTES, Store, fingerprint
-from slamlab.zoo.corpora import open_corpus
+from slamlab.zoo.corpora import names_in, open_corpus
 from slamlab.zoo.decoders import decoder_folder, find_decoder
 from slamlab.zoo.encoders import locate_encoder
 from slamlab.zoo.profiles import PROFILES, Profile
@@ -110,7 +110,7 @@ def prepare(
         UserError: An option, corpus, encoder, decoder or store that cannot be used.
     """
     # Workers run elsewhere: a relative path would mean another file there.
-    data = ",".join(_absolute(one.strip()) or "" for one in data.split(",")) if data else None
+    data = ",".join(_absolute(one) or "" for one in names_in(data)) if data else None
     base, encoders = _absolute(base) or base, [_absolute(name) or name for name in encoders]
     opened = Store(store).open()
     source = data or profile.corpus

@@ -38,6 +38,11 @@ CORPORA: dict[str, Callable[[Path, int], Corpus]] = {
 MANIFESTS = (".jsonl", ".csv")
 
 
+def names_in(source: str) -> list[str]:
+    """Return the names and manifests that are joined with commas; a file whose name has commas is one."""
+    return [source] if Path(source).is_file() else [one.strip() for one in source.split(",")]
+
+
 def open_corpus(name_or_path: str, store: Path, seed: int) -> Corpus:
     """Open a corpus of `CORPORA`, or the recordings listed in a manifest; or several as one.
 
@@ -51,10 +56,10 @@ def open_corpus(name_or_path: str, store: Path, seed: int) -> Corpus:
         OptionError: If it is neither.
         DataError: If the corpus cannot be used.
     """
-    if "," in name_or_path:
+    names = names_in(name_or_path)
+    if len(names) > 1:
         from slamlab.data.joined import JoinedCorpus
 
-        names = [one.strip() for one in name_or_path.split(",")]
         if len(set(names)) < len(names):
             raise OptionError("joined corpora differ", f"one twice in {name_or_path}", "name each once")
         return JoinedCorpus([open_corpus(one, store, seed) for one in names])

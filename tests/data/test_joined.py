@@ -9,7 +9,7 @@ from slamlab.data.joined import JoinedCorpus
 from slamlab.data.utterance import Utterance
 from slamlab.errors import OptionError
 from slamlab.training.base import teaching_jobs
-from slamlab.zoo.corpora import open_corpus
+from slamlab.zoo.corpora import names_in, open_corpus
 
 
 class Sentences:
@@ -17,7 +17,14 @@ class Sentences:
 
     problems = ("one was empty",)
 
-    def __init__(self, name: str, texts: dict[tuple[str, str], list[str]], tasks: tuple[str, ...] = ("asr",)) -> None:
+    def __init__(
+        self,
+        name: str,
+        texts: dict[tuple[str, str], list[str]],
+        tasks: tuple[str, ...] = ("asr",),
+        english: dict[str, str] | None = None,
+    ) -> None:
+        self._english = english or {}
         self.name, self.fingerprint, self._texts, self._tasks = name, name * 3, texts, tasks
         self.languages = tuple(dict.fromkeys(code for code, _ in texts))
 
@@ -27,7 +34,14 @@ class Sentences:
     def utterances(self, language: str, split: str, limit: int | None = None) -> list[Utterance]:
         texts = self._texts.get((language, split), [])[:limit]
         return [
-            Utterance(id=f"{i}", audio=Path(f"{text}.wav"), duration_s=1.0, language=language, text=text)
+            Utterance(
+                id=f"{i}",
+                audio=Path(f"{text}.wav"),
+                duration_s=1.0,
+                language=language,
+                text=text,
+                translations={"en": self._english[text]} if text in self._english else {},
+            )
             for i, text in enumerate(texts)
         ]
 
@@ -58,6 +72,14 @@ def test_what_one_holds_out_no_other_teaches(joined: JoinedCorpus) -> None:
     assert [one.text for one in joined.utterances("en", "test")] == ["Stay, please."]
 
 
+def test_nor_is_its_translation_taught() -> None:
+    english = Sentences("english", {("en", "test"): ["Stay here!"], ("en", "train"): ["go"]})
+    german = Sentences("german", {("de", "train"): ["bleib hier", "lauf"]}, ("st",), {"bleib hier": "stay here"})
+    joined = JoinedCorpus([english, german])
+    assert [one.text for one in joined.utterances("de", "train")] == ["lauf"]
+    assert [one.text for one in joined.utterances("de", "train", 1)] == ["lauf"], "another one in its place"
+
+
 def test_a_task_is_had_where_all_who_speak_the_language_have_it(joined: JoinedCorpus) -> None:
     assert joined.has("asr", "en") and joined.has("st", "de")
     assert not joined.has("st", "en") and not joined.has("asr", "fr")
@@ -85,6 +107,9 @@ def test_ids_of_corpora_of_one_name_stay_apart(joined: JoinedCorpus) -> None:
 
 def test_several_are_opened_by_name(tmp_path: Path) -> None:
     manifest = tmp_path / "mine.jsonl"
+    assert names_in(f"pocket, {manifest}") == ["pocket", str(manifest)]
+    (commas := tmp_path / "a,b.jsonl").touch()
+    assert names_in(str(commas)) == [str(commas)]
     with pytest.raises(OptionError, match="'nothing'"):
         open_corpus("pocket,nothing", tmp_path, 0)
     with pytest.raises(OptionError, match="twice"):

@@ -51,7 +51,7 @@ def test_splits_share_no_sentence_and_are_spoken(wordnet: Path, tmp_path: Path) 
 
 
 def test_says_what_is_missing(wordnet: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"8 examples.*5"):
+    with pytest.raises(DataError, match=r"8 sentences.*5"):
         WordnetCorpus(tmp_path, sizes=SplitSizes(train=5, selection=1, test=1, test_voices=1), wordnet=wordnet)
     (wordnet / "data.adv").unlink()
     with pytest.raises(DataError, match="apt-get install wordnet-base"):

@@ -121,6 +121,15 @@ def test_the_loss_is_that_of_stock_transformers(kind: str, model: SlamModel) -> 
     assert float(model(examples[::-1])) == pytest.approx(sum(sums) / sum(counts), rel=2e-5)
 
 
+def test_the_head_gets_its_positions_in_one_piece_and_the_decoder_stays_as_it_is(model: SlamModel) -> None:
+    head, seen = model.decoder.get_output_embeddings(), []
+    handle = head.register_forward_hook(lambda _, args, __: seen.append(args[0].is_contiguous()))
+    model(examples_of(model, "frames"))
+    handle.remove()
+    assert seen == [True]
+    assert not head._forward_pre_hooks
+
+
 @torch.no_grad()
 def test_padding_on_the_left_changes_no_logits(model: SlamModel) -> None:
     inputs, mask, labels = model.sequences(examples_of(model, "frames")[:1])

@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """Collects what a browser would see: tags, ids, links, and text outside drawings, style and script."""
+    """Collects what a browser would see: tags, ids, links, marks' meanings, text outside drawings, style and script."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.ids: list[str] = []
         self.links: list[str] = []
+        self.spots: list[str] = []
         self.open: list[str] = []
         self.text = ""
         self.feed(html)
@@ -23,6 +24,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.ids += [value or "" for name, value in attrs if name == "id"]
         self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+        self.spots += [value or "" for name, value in attrs if name == "data-spots"]
         if tag not in ("meta", "link", "br", "use", "path", "rect", "image"):
             self.open.append(tag)
 

@@ -117,8 +117,6 @@ def test_every_cell_of_a_map_is_told() -> None:
 def test_what_marks_stand_for_goes_along_as_data_whatever_it_says() -> None:
     evil = """</svg><script>alert('"1"')</script> &amp; id="x" url(#y) \u2028"""
     image = Image(svg=b'<?xml?><svg width="1"><g id="a"/></svg>', png=b"", spots={evil: [(1.5, 2.0, evil)]})
-    seen: dict[str, str | None] = {}
-    page = Page("")
-    page.handle_starttag = lambda tag, attributes: seen.update(attributes)  # type: ignore[method-assign]
-    page.feed(image.inline("p"))
-    assert seen["id"] == "p-a" and json.loads(seen["data-spots"] or "") == {evil: [[1.5, 2.0, evil]]}
+    page = Page(image.inline("p"))
+    assert page.tags == ["svg", "g"] and page.ids == ["p-a"]
+    assert [json.loads(spots) for spots in page.spots] == [{evil: [[1.5, 2.0, evil]]}]

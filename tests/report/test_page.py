@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -38,8 +39,8 @@ def test_same_records_same_bytes(sweep: Sweep, tmp_path: Path) -> None:
     render(json.loads(json.dumps(sweep[0])), tmp_path / "moved", tmp_path / "b")
     first = _files(tmp_path / "a")
     assert first == _files(tmp_path / "b")
-    assert sorted(first)[-2:] == ["index.html", "report.md"]
-    assert len(first) == 2 + 2 * 2 * 3  # both formats of both figures of the three cells that have an answer
+    assert sorted(first)[-3:] == ["index.html", "probes.csv", "report.md"]
+    assert len(first) == 3 + 2 * 2 * 3  # both formats of both figures of the three cells that have an answer
 
 
 def test_the_first_screen_has_the_answer(sweep: Sweep, tmp_path: Path) -> None:
@@ -60,6 +61,29 @@ def test_the_papers_row_stands_beside_a_cell_that_it_measured(sweep: Sweep, tmp_
     page, markdown = _rendered((results, sweep[1]), tmp_path / "with")
     for text in (page.text, markdown):
         assert "Against the paper" in text and "2.36\u00a0%" in text and "LibriSpeech test-clean" in text
+
+
+def test_every_probe_is_a_row_for_other_programs(searched: Sweep, tmp_path: Path) -> None:
+    render(*searched, tmp_path)
+    with (tmp_path / "probes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    probes = searched[0]["probes"]
+    assert len(rows) == len(probes) > 3
+    for row, probe in zip(rows, probes, strict=True):
+        assert [row[name] for name in ("family", "task", "language")] == [
+            probe["cell"][name] for name in ("family", "task", "language")
+        ]
+        assert (int(row["start"]), int(row["depth"]), row["status"]) == (
+            probe["start"],
+            probe["depth"],
+            probe["status"],
+        )
+        if probe["status"] == "complete":
+            assert float(row["value"]) == probe["value"]
+            low, high = probe["ci95"]
+            assert [row["ci95_low"], row["ci95_high"]] == ["" if end is None else str(end) for end in (low, high)]
+        else:
+            assert row["value"] == row["ci95_low"] == ""
 
 
 @pytest.mark.parametrize("records", ["searched", "scored", "joint"])
