@@ -110,7 +110,7 @@ def test_the_report_is_a_function_of_the_records(driven, tmp_path):
         for name in ("a", "b")
     ]
     assert files[0] == files[1]
-    assert len(files[0]) == 2 + 2 * 4, "both formats of a figure of all cells and one of each"
+    assert len(files[0]) == 3 + 2 * 4, "both formats of a figure of all cells and one of each"
     markdown = (tmp_path / "a" / "report.md").read_text()
     assert markdown.startswith("# Removed where the angular distance is least and healed, ")
     assert "No pruned model has seen the test split" in markdown
