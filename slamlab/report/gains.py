@@ -63,7 +63,8 @@ def gains(cells: Sequence[Mapping[str, Any]]) -> str:
     devices = ", ".join(dict.fromkeys(speed["device"] for speed in timed))
     said = f"decode {_span([f'{end:.2f}' for end in (min(middles), max(middles))])} times as fast ("
     said += f"{len(timed)} of {len(cells)} timed, " if len(timed) < len(cells) else ""
-    said += f"{_turns(min(runs, key=lambda run: len(run['ratios'])))} each or more, {devices})"
+    counts = {len(run["ratios"]) for run in runs}
+    said += f"{min(counts)} paired runs each{' or more' * (len(counts) > 1)}, {devices})"
     doubtful = sum(low <= 1 for _, low, _ in ranges)
     said += f"; in {doubtful} of them the runs do not show that it is faster" if doubtful else ""
     return f" The healed models {f'have {small} and ' if small else ''}{said}."
