@@ -34,7 +34,7 @@ from transformers import GenerationConfig
 from slamlab.data.features import FeatureStore
 from slamlab.errors import OptionError, exit_on_user_error
 from slamlab.model.decode import generate
-from slamlab.model.slam import SlamModel, left_pad, load, prompt_text
+from slamlab.model.slam import SlamModel, left_pad, load
 from slamlab.scoring.bootstrap import Statistics, paired_relative_degradation
 from slamlab.scoring.stopping import early_stop
 from slamlab.scoring.wer import word_error_rate
@@ -115,7 +115,7 @@ def bench_bootstrap(repeats: int, seed: int) -> dict[str, Any]:
 
 
 def _prefixes(model: SlamModel, features: FeatureStore, utterances: list[Any]) -> list[torch.Tensor]:
-    prompt = model.tokenizer.encode(prompt_text("asr", "en"), add_special_tokens=False)
+    prompt = model.prompt("asr", "en")
     return model.prefixes(features.get(utterances), [prompt] * len(utterances))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,18 +13,25 @@ POOL_BATCHES = 16
 """Batches cut from one pool sorted by length: little padding, still a fresh mix every epoch."""
 
 
+class Prompt(NamedTuple):
+    """Token ids that stand before the source and after it."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One training sequence: source, prompt, answer.
+    """One training sequence: the prompt's first part, source, the prompt's second part, answer.
 
     Attributes:
         source: Speech as encoder frames, float16 [frames, width], or text in its place as token ids, int64 [tokens].
-        prompt: Token ids of the prompt.
+        prompt: Token ids around the source.
         answer: Token ids of the answer, with the end token.
     """
 
     source: np.ndarray
-    prompt: tuple[int, ...]
+    prompt: Prompt
     answer: tuple[int, ...]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slamlab.data.batching import Example
+from slamlab.data.batching import Example, Prompt
 from slamlab.errors import ModelError
 from slamlab.model.slam import SlamModel, left_pad
 from slamlab.model.surgery import decoder_layers, layer_input
@@ -200,17 +200,17 @@ def feed_speech(model: SlamModel, examples: Sequence[Example]) -> dict[str, torc
     """Run a SLAM model on sequences of audio, prompt and answer; return positions as :func:`select_positions` does."""
     inputs, mask, _ = model.sequences(examples)
     model.answer_logits(inputs, mask, 1)
-    return select_positions(mask, [len(one.prompt) for one in examples], [len(one.answer) for one in examples])
+    return select_positions(mask, [one.prompt for one in examples], [len(one.answer) for one in examples])
 
 
 def select_positions(
-    mask: torch.Tensor, prompt_lengths: Sequence[int], answer_lengths: Sequence[int]
+    mask: torch.Tensor, prompts: Sequence[Prompt], answer_lengths: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """Return which positions of left-padded sequences (audio, prompt, answer) belong to what.
+    """Return which positions of left-padded sequences (prompt around audio, answer) belong to what.
 
     Args:
         mask: [B, T], true where a row has a position of its own.
-        prompt_lengths: Positions of each row's prompt.
+        prompts: Each row's prompt.
         answer_lengths: Positions of each row's answer, with its end token.
 
     Returns:
@@ -218,10 +218,11 @@ def select_positions(
     """
     own = mask.bool()
     answers = torch.as_tensor(answer_lengths, device=mask.device)[:, None]
-    prompts = torch.as_tensor(prompt_lengths, device=mask.device)[:, None]
+    before = torch.as_tensor([len(one.before) for one in prompts], device=mask.device)[:, None]
+    after = torch.as_tensor([len(one.after) for one in prompts], device=mask.device)[:, None]
     left = mask.shape[1] - torch.arange(mask.shape[1], device=mask.device)[None]  # positions to the end, this one too
     answer = left <= answers
-    prompt = ~answer & (left <= answers + prompts)
+    prompt = (own.cumsum(1) <= before) | (~answer & (left <= answers + after))
     return {
         ALL: own,
         "audio": own & ~answer & ~prompt,

@@ -1,14 +1,15 @@
 """The SpeechLLM: encoder frames -> projector -> decoder, the whole forward pass in one file.
 
-SLAM (Ma et al., arXiv 2402.08846; Moumen, Sun, Woodland, arXiv 2603.05121): the sequence is audio, prompt, answer, end;
-the loss is on answer and end only; the prompt names task and language. The speech encoder is frozen, so it is not part
+SLAM (Ma et al., arXiv 2402.08846; Moumen, Sun, Woodland, arXiv 2603.05121): the sequence is audio, prompt, answer, end,
+with a first part of the prompt before the audio where the decoder is pretrained; the loss is on answer and end only;
+the prompt names task and language. The speech encoder is frozen, so it is not part
 of this module: its frames come from :mod:`slamlab.data.features`, computed once.
 
 Sequences are padded on the left in training as in generation: all answers end at the last position, so logits are
 computed for the answers' positions alone, and one rule holds everywhere.
 
-Shapes: B batch, T encoder frames, W encoder width, S audio positions, P prompt tokens, A answer tokens with the end,
-N = S + P + A positions, D decoder width, V vocabulary.
+Shapes: B batch, T encoder frames, W encoder width, S audio positions, P tokens of both parts of the prompt, A answer
+tokens with the end, N = S + P + A positions, D decoder width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from slamlab.data.batching import Example
+from slamlab.data.batching import Example, Prompt
 from slamlab.errors import AssetError
 from slamlab.model.projector import Projector
+from slamlab.zoo.decoders import find_decoder
 from slamlab.zoo.languages import LANGUAGES
 from slamlab.zoo.profiles import Precision
 
@@ -55,12 +57,24 @@ class SlamConfig:
     projector_hidden: int
 
 
-def prompt_text(task: str, language: str, target_language: str = "en") -> str:
-    """Return the prompt that stands between the audio and the answer."""
-    spoken = LANGUAGES[language].name
-    if task == "asr":
-        return f" Transcribe {spoken}:"
-    return f" Translate {spoken} to {LANGUAGES[target_language].name}:"
+def prompt_text(
+    task: str, language: str, target_language: str = "en", *, turns: tuple[str, str] | None = None
+) -> tuple[str, str]:
+    """Return what stands before the audio and what stands between it and the answer.
+
+    Args:
+        task: `asr` or `st`.
+        language: Spoken.
+        target_language: Written, where the task is `st`.
+        turns: What opens and ends the user's turn of a pretrained decoder, None for a miniature.
+
+    A pretrained decoder is asked as it was in its own training. SmolLM2-135M-Instruct, given sentences as text in place
+    of audio, repeated them at 0.43 nats a token, but at 2.56 where the words alone stood after the sentence: a
+    sequence's first position is where attention rests, and should not be a sound.
+    """
+    spoken, written = LANGUAGES[language].name, LANGUAGES[language if task == "asr" else target_language].name
+    asked = f"Transcribe {spoken}:" if task == "asr" else f"Translate {spoken} to {written}:"
+    return ("", f" {asked}") if turns is None else (turns[0] + asked, f"{turns[1]}{written}:")
 
 
 class SlamModel(nn.Module):
@@ -92,6 +106,12 @@ class SlamModel(nn.Module):
         """Type of the weights."""
         return self.projector.up.weight.dtype
 
+    def prompt(self, task: str, language: str) -> Prompt:
+        """Return the token ids that ask for a task."""
+        spec = find_decoder(self.config.family, self.config.scale)
+        texts = prompt_text(task, language, turns=spec.turns if spec.is_pretrained else None)
+        return Prompt(*(tuple(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts))
+
     def example(self, source: np.ndarray | str, answer: str, *, task: str, language: str) -> Example:
         """Tokenize one training sequence; `source` is frames [T, W], or text that stands in for the speech."""
         encode = self.tokenizer.encode
@@ -99,12 +119,12 @@ class SlamModel(nn.Module):
             source = np.asarray(encode(source, add_special_tokens=False), dtype=np.int64)
         return Example(
             source=source,
-            prompt=tuple(encode(prompt_text(task, language), add_special_tokens=False)),
+            prompt=self.prompt(task, language),
             answer=(*encode(" " + answer, add_special_tokens=False), self.tokenizer.eos_token_id),
         )
 
-    def prefixes(self, sources: Sequence[np.ndarray], prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """Return the decoder inputs of source and prompt, one [S + P, D] a row.
+    def prefixes(self, sources: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+        """Return the decoder inputs of source and prompt around it, one [S + P, D] a row.
 
         Args:
             sources: Frames [T, W] or token ids [tokens], the same kind in all rows.
@@ -112,13 +132,15 @@ class SlamModel(nn.Module):
         """
         embed = self.decoder.get_input_embeddings()
         if sources[0].ndim == 1:
-            heads = [embed(torch.as_tensor(ids, device=self.device)) for ids in sources]
+            rows = [embed(_ids(ids, self.device)) for ids in sources]
         else:
-            rows = [torch.as_tensor(frames).to(self.device, self.dtype) for frames in sources]
-            projected = self.projector(nn.utils.rnn.pad_sequence(rows, batch_first=True))  # [B, S, D]
-            heads = [out[: self.projector.num_positions(len(row))] for out, row in zip(projected, rows, strict=True)]
-        tails = [embed(torch.as_tensor(ids, device=self.device)) for ids in prompts]
-        return [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
+            frames = [torch.as_tensor(own).to(self.device, self.dtype) for own in sources]
+            projected = self.projector(nn.utils.rnn.pad_sequence(frames, batch_first=True))  # [B, S, D]
+            rows = [out[: self.projector.num_positions(len(own))] for out, own in zip(projected, frames, strict=True)]
+        return [
+            torch.cat([embed(_ids(prompt.before, self.device)), own, embed(_ids(prompt.after, self.device))])
+            for own, prompt in zip(rows, prompts, strict=True)
+        ]
 
     def sequences(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return whole training sequences as inputs [B, N, D], attention mask [B, N] and labels [B, A].
@@ -127,7 +149,7 @@ class SlamModel(nn.Module):
         """
         embed = self.decoder.get_input_embeddings()
         prefixes = self.prefixes([e.source for e in examples], [e.prompt for e in examples])
-        answers = [torch.as_tensor(e.answer, device=self.device) for e in examples]
+        answers = [_ids(e.answer, self.device) for e in examples]
         inputs, mask = left_pad(torch.cat([head, embed(tail)]) for head, tail in zip(prefixes, answers, strict=True))
         labels = nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=-100, padding_side="left")
         return inputs, mask, labels
@@ -213,6 +235,10 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
     cast(model, next(iter(weights.values())).dtype)  # a decoder had by name comes in the type of its checkpoint
     model.projector.load_state_dict(weights)
     return model.eval()
+
+
+def _ids(tokens: Sequence[int] | np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.as_tensor(tokens, dtype=torch.long, device=device)
 
 
 def _contiguous(_head: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from slamlab.data.batching import Prompt
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import Utterance
 from slamlab.model.decode import LOOP_REPEATS, LOOP_SPAN, LOOP_TOKENS, generate
-from slamlab.model.slam import SlamModel, prompt_text
+from slamlab.model.slam import SlamModel
 from slamlab.scoring.bootstrap import Statistics, score_interval
 from slamlab.scoring.journal import Answer, Journal
 from slamlab.scoring.records import Record, RecordSet, encode_records, make_records
@@ -105,7 +106,7 @@ class Evaluation:
         if self.finished():
             return
         model = model.in_precision(self._profile.decode_precision)
-        prompt = model.tokenizer.encode(prompt_text(self.cell.task, self.cell.language), add_special_tokens=False)
+        prompt = model.prompt(self.cell.task, self.cell.language)
         size = self._profile.eval_batch_size
         while pending := self._pending():
             pending.sort(key=lambda utterance: utterance.duration_s, reverse=True)  # what is too long fails at once
@@ -200,7 +201,7 @@ class Evaluation:
         return int(utterance.duration_s * self._profile.decode_tokens_per_s) + SPARE_TOKENS
 
     def _decode(
-        self, model: SlamModel, features: FeatureStore, batch: Sequence[Utterance], prompt: list[int]
+        self, model: SlamModel, features: FeatureStore, batch: Sequence[Utterance], prompt: Prompt
     ) -> list[Answer]:
         """Return the answers to a batch of utterances."""
         with torch.inference_mode():

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from slamlab.model.decode import generate_exactly
-from slamlab.model.slam import SlamModel, load, prompt_text
+from slamlab.model.slam import SlamModel, load
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.device import device_name
 from slamlab.zoo.profiles import Precision
@@ -66,7 +66,7 @@ def compare_speed(
 
 
 def _runs(unpruned: SlamModel, pruned: SlamModel, frames: Sequence[np.ndarray], cell: Cell) -> list[dict[str, Any]]:
-    prompt = unpruned.tokenizer.encode(prompt_text(cell.task, cell.language), add_special_tokens=False)
+    prompt = unpruned.prompt(cell.task, cell.language)
     rows = unpruned.prefixes(frames, [prompt] * len(frames))  # values change no time: both get the same
     on_gpu = unpruned.device.type == "cuda"
     runs = []

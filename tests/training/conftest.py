@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from slamlab.data.batching import Example
+from slamlab.data.batching import Example, Prompt
 from slamlab.model.slam import SlamConfig, SlamModel
 from slamlab.zoo.decoders import train_tokenizer
 
@@ -65,7 +65,7 @@ def examples() -> list[Example]:
     for i in range(16):
         frames = rng.standard_normal((5 + i, WIDTH)).astype(np.float16)
         answer = tuple(int(token) for token in rng.integers(3, 40, size=6))
-        made.append(Example(source=frames, prompt=(50, 51, 52), answer=answer))
+        made.append(Example(source=frames, prompt=Prompt((), (50, 51, 52)), answer=answer))
     return made
 
 

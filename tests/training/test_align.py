@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from slamlab.data.batching import Example
+from slamlab.data.batching import Example, Prompt
 from slamlab.model.slam import SlamModel
 from slamlab.training import align
 from slamlab.training.align import Aligner
@@ -23,21 +23,25 @@ END, WIDTH = 0, 6
 
 def spoken(num_frames: int, *tokens: int, seed: int = 0) -> Example:
     frames = np.random.default_rng(seed).standard_normal((num_frames, WIDTH)).astype(np.float16)
-    return Example(source=frames, prompt=(1,), answer=(*tokens, END))
+    return Example(source=frames, prompt=Prompt((1,), (2,)), answer=(*tokens, END))
 
 
 def by_hand(aligner: Aligner, example: Example, tokens: list[int]) -> float:
     """Return -log of the summed probability of every path that reads as the answer, in nats a token, and the pull."""
     projected = aligner.projector(torch.as_tensor(example.source).float()[None])[0].double()
-    table = torch.cat([aligner.blank[None], aligner.embeddings]).double()
+    table = aligner.embeddings.double()
     cosines = torch.nn.functional.cosine_similarity(projected[:, None], table, dim=-1)
-    p = (aligner.log_scale.exp().double() * cosines).softmax(-1).detach()
+    p = (aligner.scale * cosines).softmax(-1).detach()
     total = 0.0
     for path in itertools.product(range(len(table)), repeat=len(p)):
         read = [symbol for symbol, _ in itertools.groupby(path) if symbol]
         if [tokens[symbol - 1] for symbol in read] == list(example.answer[:-1]):
             total += math.prod(float(p[i, symbol]) for i, symbol in enumerate(path))
-    pull = align.NORM_WEIGHT * float((projected.norm(dim=-1) / aligner.norm - 1).square().mean().detach())
+    distances = [
+        min((float(cosine), float((row - one).square().sum())) for cosine, one in zip(own, table, strict=True))
+        for row, own in zip(projected.detach(), -cosines.detach(), strict=True)
+    ]
+    pull = align.PULL_WEIGHT * sum(d for _, d in distances) / len(p) / float(table.norm(dim=-1).mean()) ** 2
     return -math.log(total) / len(example.answer[:-1]) + pull
 
 
@@ -49,7 +53,7 @@ def test_loss_is_that_of_all_alignments_in_any_batch(
     one, other = spoken(8, *answer), spoken(20, 5, 9, seed=1)
     expected = by_hand(aligner, one, [5, 7, 9])
     assert float(aligner([one]).detach()) == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(align, "NORM_WEIGHT", 0.0)  # a pull on positions, however many a recording has
+    monkeypatch.setattr(align, "PULL_WEIGHT", 0.0)  # a pull on positions, however many a recording has
     expected = by_hand(aligner, one, [5, 7, 9])
     assert float(aligner([one, other]).detach()) == pytest.approx(
         (expected + float(aligner([other]).detach())) / 2, rel=1e-5
@@ -59,11 +63,14 @@ def test_loss_is_that_of_all_alignments_in_any_batch(
 def test_more_tokens_than_positions_count_for_nothing(
     new_model: Callable[..., SlamModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(align, "NORM_WEIGHT", 0.0)
+    monkeypatch.setattr(align, "PULL_WEIGHT", 0.0)
     assert float(Aligner(new_model(), [5, 7])([spoken(2, 5, 7, 5, 7)])) == 0
 
 
-def test_the_projector_learns_what_it_hears_and_the_decoder_stays(new_model: Callable[..., SlamModel]) -> None:
+def test_the_projector_learns_what_it_hears_and_the_decoder_stays(
+    new_model: Callable[..., SlamModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(align, "SURE", 0.9999)  # so that the loss can come near 0
     slam = new_model()
     slam.decoder.requires_grad_(False)
     examples = [spoken(8, token, seed=token) for token in (5, 7, 9)]
@@ -76,10 +83,19 @@ def test_the_projector_learns_what_it_hears_and_the_decoder_stays(new_model: Cal
     assert losses[-1] < 0.05 < 1 < losses[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in slam.decoder.state_dict().items())
     heard = slam.projector(torch.as_tensor(examples[1].source).float()[None])[0]
-    table = torch.nn.functional.normalize(torch.cat([aligner.blank[None], aligner.embeddings]), dim=-1)
-    symbols = (heard @ table.T).argmax(-1).tolist()
-    assert heard.norm(dim=-1).tolist() == pytest.approx([aligner.norm] * len(heard), rel=0.3)
+    distances = torch.cdist(heard, aligner.embeddings)
+    symbols = distances.argmin(-1).tolist()
+    assert (distances.amin(-1) < 0.3 * aligner.embeddings.norm(dim=-1).mean()).all()
     assert [symbol for symbol, _ in itertools.groupby(symbols) if symbol] == [2]  # the second token that occurs, 7
+
+
+def test_the_blank_stands_first_and_is_no_token_of_an_answer(new_model: Callable[..., SlamModel]) -> None:
+    slam = new_model()
+    blank = slam.tokenizer.encode(align.BLANK, add_special_tokens=False)[0]
+    aligner = Aligner(slam, [7, blank, 5])
+    assert aligner.symbols == [blank, 5, 7]
+    assert float(aligner([spoken(8, 5, blank, 7)])) == float(aligner([spoken(8, 5, 7)]))
+    assert torch.equal(aligner.embeddings[0], slam.decoder.get_input_embeddings().weight[blank].detach())
 
 
 def test_it_learns_in_bf16_too(new_model: Callable[..., SlamModel]) -> None:

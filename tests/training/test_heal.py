@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from slamlab.data.batching import Example
+from slamlab.data.batching import Example, Prompt
 from slamlab.errors import ModelError, TrialFailed
 from slamlab.model.slam import SlamModel, cast, load
 from slamlab.model.surgery import LayerBlock, without
@@ -180,7 +180,7 @@ def test_unknown_targets_are_refused(layer: int, modules: tuple[str, ...], new_m
 def test_a_failed_trial_leaves_a_plain_model(
     zero_stage: int, new_model: NewModel, stream: Stream, examples: list[Example], tmp_path: Path
 ) -> None:
-    broken = Example(source=np.full((4, 6), np.nan, dtype=np.float16), prompt=(50,), answer=(4, 5))
+    broken = Example(source=np.full((4, 6), np.nan, dtype=np.float16), prompt=Prompt((), (50,)), answer=(4, 5))
     model = new_model()
     recipe = replace(RECIPE, train=replace(TRAIN, zero_stage=zero_stage))
     with pytest.raises(TrialFailed, match="nan at step 2"):

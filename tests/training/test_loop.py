@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from slamlab.data.batching import Example
+from slamlab.data.batching import Example, Prompt
 from slamlab.errors import TrialFailed
 from slamlab.model.slam import SlamModel
 from slamlab.training.loop import Step, learning_rate, train
@@ -128,7 +128,7 @@ def test_no_steps_change_nothing(new_model: NewModel, stream: Stream) -> None:
 
 
 def test_a_loss_that_is_no_number_fails_the_trial(new_model: NewModel, examples: list[Example]) -> None:
-    broken = Example(source=np.full((4, 6), np.nan, dtype=np.float16), prompt=(50,), answer=(4, 5))
+    broken = Example(source=np.full((4, 6), np.nan, dtype=np.float16), prompt=Prompt((), (50,)), answer=(4, 5))
     recipe = TrainRecipe(num_steps=5, batch_size=2, peak_lr=1e-3)
     steps = train(new_model(), iter([examples[:2], examples[2:4], [examples[0], broken]]), recipe)
     assert [next(steps).step, next(steps).step] == [1, 2]
@@ -180,7 +180,7 @@ def test_two_ranks_do_what_one_does(
     model = new_model(tied=True)
     model.save(tmp_path)
     batches = stream(4)
-    broken = Example(source=np.full((4, 6), np.nan, dtype=np.float16), prompt=(50,), answer=(4, 5))
+    broken = Example(source=np.full((4, 6), np.nan, dtype=np.float16), prompt=Prompt((), (50,)), answer=(4, 5))
     content = ([next(batches) for _ in range(4)], [examples[0], broken])  # only the second rank meets the NaN
     (tmp_path / "batches.pickle").write_bytes(pickle.dumps(content))
     with socket.socket() as probe:
