@@ -28,6 +28,7 @@ def main(
     data: Annotated[
         str | None, typer.Option(help="Corpus by name or manifest, several with commas; default: the profile's.")
     ] = None,
+    language: Annotated[list[str], typer.Option(help="Spoken language to learn: en, de, fr ...; default: all.")] = [],
     seed: Annotated[int, typer.Option(help="Seed of weights and shuffles.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     store: Annotated[Path, typer.Option(help="Folder of audio, encoder frames and scores.")] = Path("runs"),
@@ -38,13 +39,14 @@ def main(
         import torch
 
         from slamlab.sweep import launch
+        from slamlab.sweep.command import split
         from slamlab.sweep.describe import train_and_describe
 
         torch.set_num_threads(threads)
         chosen, _ = launch.choose_profile(profile, None)
         settings, corpus = launch.prepare(
             chosen, name="train_base", families=[family], scales=[scale], encoders=[encoder], tasks=["all"],
-            languages=["all"], data=data, store=store, heal={}, num_selection=None, num_test=None, seed=seed,
+            languages=split(language) or ["all"], data=data, store=store, heal={}, num_selection=None, num_test=None, seed=seed,
         )  # fmt: skip
         launch.check_assets(settings)
         train_and_describe(settings, corpus, out, lambda line: console.print(line, markup=False))

@@ -41,7 +41,7 @@ class Base:
 
 
 def shipped_folder(cell: Cell, corpus_fingerprint: str) -> Path | None:
-    """Return the base that ships for a cell, None where there is none or it was trained on other data.
+    """Return the base that ships for a cell, None where there is none, or it was trained on other data or for others.
 
     Data made by another version of the synthesis could put a test sentence among those the base has learned.
     """
@@ -49,7 +49,8 @@ def shipped_folder(cell: Cell, corpus_fingerprint: str) -> Path | None:
     if not (folder / CARD_FILE).is_file():
         return None
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    return folder if corpus_fingerprint in card["corpora"].values() else None
+    known = (name for name, made_of in card["corpora"].items() if made_of == corpus_fingerprint)
+    return folder if any(cell.name in card["scores"][name] for name in known) else None
 
 
 def trained_folder(cell: Cell, settings: Settings, store: Store) -> Path:

@@ -40,10 +40,16 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
     """
     cell = settings.cells[0]
     recipe = settings.recipes().base_recipe(cell.scale)
+    languages = tuple(dict.fromkeys(one.language for one in settings.cells))
     if not (out / CONFIG_FILE).is_file():
         bench = Bench(settings)
         request = BaseRequest(
-            family=cell.family, scale=cell.scale, encoder=cell.encoder, recipe=recipe, seed=settings.seed
+            family=cell.family,
+            scale=cell.scale,
+            encoder=cell.encoder,
+            recipe=recipe,
+            seed=settings.seed,
+            languages=languages,
         )
         steps = make_base(request, corpus, bench.features(cell.encoder), bench.store.cache / "models")
         model = follow(steps, f"{cell.family}-{cell.scale}", say).to(torch.bfloat16)
@@ -67,6 +73,7 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
         "scale": cell.scale,
         "encoder": cell.encoder,
         "corpora": {name: part.fingerprint for name, part in parts.items()},
+        "languages": languages,
         "recipe": asdict(recipe),
         "seed": settings.seed,
         "num_parameters": record["num_parameters"],
@@ -90,12 +97,14 @@ def _shown(record: dict[str, Any]) -> dict[str, Any]:
 def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, Any]]) -> str:
     """Return the model card."""
     corpora = ",".join(name if name in CORPORA else "MANIFEST" for name in card["corpora"])
+    languages = ",".join(card["languages"])
     lines = [
         f"# {card['family']}-{card['scale']} on {card['encoder']}",
         "",
         f"An unpruned SLAM model (speech encoder, projector, decoder of {card['num_layers']} layers; "
-        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on `{corpora}` with seed "
-        f"{card['seed']}. It knows what these teach and little else: it exists so that layers can be removed from it.",
+        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on `{corpora}`, languages "
+        f"`{languages}`, with seed {card['seed']}. It knows what these teach and little else: it exists so that layers "
+        "can be removed from it.",
         "",
         "| corpus | cell | split | score | 95 % interval | utterances |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -115,7 +124,7 @@ def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, A
         "Recipe, signatures, versions and commit are in `card.json`. Made again by:",
         "",
         f"    python sweeps/train_base.py FOLDER --family {card['family']} --scale {card['scale']} "
-        f"--encoder {card['encoder']} --data {corpora} --seed {card['seed']}",
+        f"--encoder {card['encoder']} --data {corpora} --language {languages} --seed {card['seed']}",
         "",
     ]
     return "\n".join(lines)

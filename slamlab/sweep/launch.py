@@ -14,7 +14,7 @@ from rich.console import Console
 
 from slamlab.data.utterance import Corpus
 from slamlab.errors import DataError, OptionError, StoreError
-from slamlab.sweep.bases import base_identity, base_name, check_given
+from slamlab.sweep.bases import base_identity, base_name, check_given, shipped_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
 from slamlab.sweep.plan import clock, estimate
@@ -134,6 +134,8 @@ def prepare(
     if base not in ("auto", "train"):
         for cell in cells:
             check_given(Path(base), cell)
+    if base == "auto":
+        _check_one_base(corpus, cells)
     settings = Settings(
         name=name,
         profile=profile.name,
@@ -169,6 +171,19 @@ def _check_splits(corpus: Corpus, cells: Sequence[Cell]) -> None:
                     f"{found} for {language} in {corpus.name}",
                     "add recordings, or deal them to the splits anew",
                 )
+
+
+def _check_one_base(corpus: Corpus, cells: Sequence[Cell]) -> None:
+    """Refuse cells of which a base that ships has learned some and not others."""
+    taught = {cell: shipped_folder(cell, corpus.fingerprint) for cell in cells}
+    for cell, folder in taught.items():
+        known = [other.name for other in cells if taught[other] and base_name(other) == base_name(cell)]
+        if not folder and known:
+            raise OptionError(
+                "one base answers for all tasks and languages of a family, scale and encoder",
+                f"{cell.name}, which the base that ships has not learned, beside {known[0]}",
+                "leave one of them out with --task or --language, or pass --base train for a base that learns both",
+            )
 
 
 def _check_speakers(corpus: Corpus, cells: Sequence[Cell], num_selection: int, num_test: int) -> None:

@@ -8,7 +8,7 @@ later (source, prompt, answer), then decoder and projector learn from speech tog
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -41,6 +41,7 @@ class BaseRequest:
         encoder: Speech encoder.
         recipe: How it is trained.
         seed: Seed of the initial weights and of every shuffle.
+        languages: Spoken languages to learn, None for all of the corpus.
     """
 
     family: str
@@ -48,6 +49,7 @@ class BaseRequest:
     encoder: str
     recipe: BaseRecipe
     seed: int
+    languages: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def make_base(
         cache: Where pretrained decoders are kept.
     """
     recipe = request.recipe
-    jobs = teaching_jobs(corpus, recipe.num_train)
+    jobs = teaching_jobs(corpus, recipe.num_train, request.languages)
     if not jobs:
         raise DataError("a corpus to train a base on has a train split", f"none in {corpus.name}", "add utterances")
     torch.manual_seed(request.seed)
@@ -116,18 +118,22 @@ def make_base(
     return model.float()
 
 
-def teaching_jobs(corpus: Corpus, num_train: int) -> list[tuple[Utterance, str]]:
+def teaching_jobs(
+    corpus: Corpus, num_train: int, languages: Collection[str] | None = None
+) -> list[tuple[Utterance, str]]:
     """Return what a base learns, as (utterance, task); of joined corpora as much of each.
 
     Args:
         corpus: Whose `train` split is taken.
         num_train: Utterances a language, of each corpus that was joined.
+        languages: Spoken in them, None for all.
     """
     joined = corpus if isinstance(corpus, JoinedCorpus) else None
     of_part = [
         [
             (utterance, task)
             for code in part.languages
+            if languages is None or code in languages
             for utterance in (
                 joined.of_part(name, code, "train", num_train) if joined else part.utterances(code, "train", num_train)
             )

@@ -42,5 +42,10 @@ def test_a_base_trained_on_other_sentences_is_not_taken():
     assert shipped_folder(cell, "0" * 64) is None
 
 
+def test_a_base_does_not_ship_for_a_language_it_has_not_learned(corpus):
+    cell = Cell(family="qwen", scale="mini", encoder="whisper-base", task="asr", language="it")
+    assert shipped_folder(cell, corpus.fingerprint) is None
+
+
 def test_there_is_a_base_for_the_default_cells():
     assert {"qwen-mini-whisper-base", "llama-mini-whisper-base"} <= {folder.name for folder in FOLDERS}
