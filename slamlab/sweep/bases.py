@@ -50,7 +50,7 @@ def shipped_folder(cell: Cell, corpus_fingerprint: str) -> Path | None:
         return None
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     known = (name for name, made_of in card["corpora"].items() if made_of == corpus_fingerprint)
-    return folder if any(cell.name in card["scores"][name] for name in known) else None
+    return folder if any(cell.name in card["scores"].get(name, {}) for name in known) else None
 
 
 def trained_folder(cell: Cell, settings: Settings, store: Store) -> Path:

@@ -38,9 +38,9 @@ def manifest_of(folder: Path, language: str, texts: list[dict[str, str]]) -> Pat
     return path
 
 
-@pytest.mark.parametrize("num_corpora", [1, 2])
+@pytest.mark.parametrize(("num_corpora", "language"), [(1, "all"), (2, "all"), (2, "de")])
 def test_a_base_is_scored_on_each_corpus_that_taught_it(
-    num_corpora: int, tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+    num_corpora: int, language: str, tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(decoders.MINI_SHAPE, "num_hidden_layers", 2)
     pocket = replace(
@@ -53,7 +53,7 @@ def test_a_base_is_scored_on_each_corpus_that_taught_it(
     (tmp_path / "runs" / "cache").symlink_to(speech)
     settings, corpus = launch.prepare(
         pocket, name="base", families=["qwen"], scales=["mini"], encoders=["whisper-base"], tasks=["all"],
-        languages=["all"], data=",".join(map(str, sources[:num_corpora])), store=tmp_path / "runs", heal={},
+        languages=[language], data=",".join(map(str, sources[:num_corpora])), store=tmp_path / "runs", heal={},
         num_selection=None, num_test=None, seed=0,
     )  # fmt: skip
     said: list[str] = []
@@ -65,6 +65,9 @@ def test_a_base_is_scored_on_each_corpus_that_taught_it(
     cells = {name: {cell.split(maxsplit=2)[2] for cell in scores} for name, scores in card["scores"].items()}
     if num_corpora == 1:
         assert cells == {"recordings": {"asr en"}} and card["corpora"] == {"recordings": corpus.fingerprint}
+    elif language == "de":
+        assert cells == {"recordings-2": {"asr de", "st de-en"}} and card["languages"] == ["de"]
+        assert "--language de " in (out / "README.md").read_text()
     else:
         assert isinstance(corpus, JoinedCorpus)
         assert cells == {"recordings-1": {"asr en"}, "recordings-2": {"asr de", "st de-en"}}
