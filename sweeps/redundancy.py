@@ -59,7 +59,13 @@ def main(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of training and resampling.")] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads, without a cluster.")] = 2,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to join, e.g. auto: the maps of each base are a task there; default: all in this process."
+        ),
+    ] = None,
     store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path(
         "runs"
     ),
@@ -81,12 +87,12 @@ def main(
         from slamlab.report.redundancy import render_redundancy
         from slamlab.sweep import launch
         from slamlab.sweep.command import split
-        from slamlab.sweep.maps import MapSettings, collect_maps
+        from slamlab.sweep.maps import MapSettings, collect_maps, make_maps
         from slamlab.sweep.plan import maps_table
         from slamlab.sweep.store import Store
 
         torch.set_num_threads(threads)
-        chosen, why = launch.choose_profile(profile, None)
+        chosen, why = launch.choose_profile(profile, address)
         console.print(f"Profile {chosen.name} ({why}).")
         questions = [split(option) for option in (family, scale, encoder, task, language)]
         families, scales, encoders, tasks, languages = questions
@@ -106,9 +112,16 @@ def main(
             console.print(maps_table(settings, Store(settings.store), lora_steps=lora.train.num_steps))
             return
         launch.check_assets(settings)
+        make = make_maps
+        if address is not None:
+            from slamlab.sweep.orchestrate import make_maps_on_cluster, start_ray
+
+            start_ray(address)
+            make = make_maps_on_cluster
+        made = make(settings, how, lambda line: console.print(line, markup=False))
         told, arrays = collect_maps(
-            settings, how, command=shlex.join(["python", *sys.argv]), corpus_name=corpus.name, problems=corpus.problems,
-            say=lambda line: console.print(line, markup=False),
+            settings, how, made, command=shlex.join(["python", *sys.argv]), corpus_name=corpus.name,
+            problems=corpus.problems,
         )  # fmt: skip
         out = reports / settings.name
         out.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,11 @@ SELECTIONS = (ALL, "audio", "prompt", "answer", "last")
 VIEWS = (("text", ALL), *(("speech", selection) for selection in SELECTIONS))
 """What is fed to the decoder, and the positions averaged over."""
 DECODERS = ("base", "lora")
+NO_LORA = "no LoRA decoder was asked for (--lora-steps 0)"
 CONVENTION = "entry [l, l + n] is the distance across the n layers from l on, counted from 0"
 Say = Callable[[str], None]
+Made = dict[tuple[Cell, str], dict[str, Any] | str]
+"""By cell and decoder, the record of its maps, or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,11 @@ class MapSettings:
             raise OptionError("a map averages over 2 utterances or more", self.num_utterances, "ask for more")
         if not 40 <= self.num_resamples <= 10_000:
             raise OptionError("an interval takes 40 to 10000 resamples", self.num_resamples, "use 200")
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """Which decoders of a cell are mapped, of :data:`DECODERS`."""
+        return DECODERS if self.lora is not None else DECODERS[:1]
 
 
 class MapBench(Bench):
@@ -197,46 +205,60 @@ class MapBench(Bench):
         return self.store.put_bytes("maps", ".npz", content.getvalue())
 
 
-def collect_maps(
-    settings: Settings, how: MapSettings, *, command: str, corpus_name: str, problems: Iterable[str], say: Say
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Make the maps of every cell that are not in the store, and return what a report of them is made from.
+def make_maps(settings: Settings, how: MapSettings, say: Say) -> Made:
+    """Make the maps of every cell that are not in the store, one after the other.
 
-    A cell whose map fails ends none of the others: it is told with its reason.
+    A cell whose map fails ends none of the others.
 
     Args:
         settings: Cells, corpus, store and the rest of a sweep.
         how: How maps are made.
+        say: Takes a line of progress.
+    """
+    bench, made = MapBench(settings, how), Made()
+    for cell in settings.cells:
+        for decoder in how.decoders:
+            what = f"{cell.name}, {decoder}"
+            try:
+                made[cell, decoder] = follow(bench.run_maps(cell, decoder), what, say)
+            except (TrialFailed, UserError) as error:
+                made[cell, decoder] = str(error)
+                say(f"{what}: {error}")
+    return made
+
+
+def collect_maps(
+    settings: Settings, how: MapSettings, made: Made, *, command: str, corpus_name: str, problems: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what a report of maps is made from; a map that failed is told with its reason.
+
+    Args:
+        settings: Cells, corpus, store and the rest of a sweep.
+        how: How maps were made.
+        made: What came of it.
         command: How to run it again.
         corpus_name: Name of the corpus.
         problems: What was left out of the corpus, and why.
-        say: Takes a line of progress.
 
     Returns:
         The content of `redundancy.json` without agreement, and the arrays of `maps.npz`: `<key>.distance`
         [L + 1, L + 1] and `<key>.resampled` [R, L + 1, L + 1] of every complete map.
     """
-    bench = MapBench(settings, how)
     maps: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     for cell in settings.cells:
         for decoder in DECODERS:
-            record, status, reason = None, "not run", "no LoRA decoder was asked for (--lora-steps 0)"
-            if decoder == "base" or how.lora is not None:
-                try:
-                    record = follow(bench.run_maps(cell, decoder), f"{cell.name}, {decoder}", say)
-                except (TrialFailed, UserError) as error:
-                    status, reason = "failed", str(error)
-                    say(f"{cell.name}, {decoder}: {reason}")
+            record = made.get((cell, decoder))
             for view, selection in VIEWS:
                 key = f"m{len(maps) + 1:02d}"
                 one = {"key": key, **cell.as_dict(), "decoder": decoder, "view": view, "selection": selection}
-                if record is None:
+                if not isinstance(record, dict):
                     unknown = dict.fromkeys(("num_layers", "num_utterances", "num_positions", "score"))
+                    status, reason = ("failed", record) if record else ("not run", NO_LORA)
                     maps.append({**one, **unknown, "status": status, "reason": reason})
                     continue
                 maps.append(one | _told(record, view, selection))
-                with np.load(bench.store.root / record["maps"], allow_pickle=False) as kept:
+                with np.load(settings.store / record["maps"], allow_pickle=False) as kept:
                     for name in ("distance", "resampled"):
                         arrays[f"{key}.{name}"] = kept[f"{view}.{selection}.{name}"]
     told = {

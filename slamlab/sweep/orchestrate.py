@@ -1,4 +1,4 @@
-"""The Ray Tune run that serves a whole sweep: the only file that knows Ray.
+"""The Ray Tune run that serves a whole sweep, and maps made on a cluster: the only file that knows Ray.
 
 Tune asks a searcher for trials and places them on the cluster; the searcher asks the campaign. Workers are actors that
 stay alive from trial to trial, so that what a trial loaded (torch, corpus, base) the next one finds in memory. Tune's
@@ -11,7 +11,8 @@ import os
 import socket
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 # Before Ray is imported, which reads them then. No result files a trial beside our records; no `uv run` in workers.
@@ -22,6 +23,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.queue import Queue
 
 from slamlab.errors import OptionError, SlamlabError
 from slamlab.sweep.campaign import Campaign
@@ -30,9 +32,11 @@ from slamlab.sweep.settings import Request, Settings
 from slamlab.training.base import Progress
 
 if TYPE_CHECKING:
+    from slamlab.sweep.cells import Cell
+    from slamlab.sweep.maps import Made, MapSettings
     from slamlab.sweep.trial import Bench, Steps
 
-REPORT_EVERY_S = 5.0
+REPORT_EVERY_S, SAY_EVERY_S = 5.0, 0.5
 CALL_S = 10.0
 OBJECT_STORE_BYTES = 200_000_000
 """Nothing but settings travels through Ray's object store on one machine."""
@@ -90,18 +94,10 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
     Raises:
         OptionError: The cluster has too few CPUs or GPUs for one trial.
     """
-    settings, profile = campaign.settings, campaign.settings.recipes()
-    resources: dict[str, float] = {"cpu": profile.cpus_per_trial, "gpu": profile.gpus_per_trial}
-    available = ray.cluster_resources()
-    for name, needed in resources.items():
-        if available.get(name.upper(), 0) < needed:
-            raise OptionError(
-                f"a trial of the profile {profile.name} takes {needed:g} {name.upper()}",
-                f"{available.get(name.upper(), 0):g} in the cluster",
-                "add nodes, or pass --profile pocket",
-            )
+    settings = campaign.settings
+    num_cpus, num_gpus = _resources_of_a_trial(settings)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
+        tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), {"cpu": num_cpus, "gpu": num_gpus}),
         tune_config=tune.TuneConfig(
             search_alg=CampaignSearcher(campaign, watcher),
             num_samples=-1,
@@ -118,6 +114,68 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
         ),
     )
     tuner.fit()
+
+
+def _resources_of_a_trial(settings: Settings) -> tuple[int, int]:
+    """Return the CPUs and GPUs of one trial, having looked whether the cluster has as many."""
+    profile = settings.recipes()
+    available = ray.cluster_resources()
+    for name, needed in (("CPU", profile.cpus_per_trial), ("GPU", profile.gpus_per_trial)):
+        if available.get(name, 0) < needed:
+            raise OptionError(
+                f"a trial of the profile {profile.name} takes {needed} {name}",
+                f"{available.get(name, 0):g} in the cluster",
+                "add nodes, or pass --profile pocket",
+            )
+    return profile.cpus_per_trial, profile.gpus_per_trial
+
+
+def make_maps_on_cluster(settings: Settings, how: MapSettings, say: Callable[[str], None]) -> Made:
+    """Make maps as :func:`slamlab.sweep.maps.make_maps` does, each base's in a task of its own.
+
+    A base is loaded once, and its LoRA decoder is trained once, so its cells stay together.
+
+    Args:
+        settings: Cells, corpus, store and the rest of a sweep.
+        how: How maps are made.
+        say: Takes a line of progress.
+
+    Raises:
+        OptionError: The cluster has too few CPUs or GPUs for one task.
+    """
+    from slamlab.sweep.bases import base_name
+
+    num_cpus, num_gpus = _resources_of_a_trial(settings)
+    remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_make_maps)
+    lines = Queue(actor_options={"num_cpus": 0})
+    cells: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in settings.cells:
+        cells.setdefault(base_name(cell), []).append(cell)
+    tasks = {remote.remote(replace(settings, cells=tuple(of_base)), how, lines): of_base for of_base in cells.values()}
+    made: Made = {}
+    while tasks:
+        ended, _ = ray.wait(list(tasks), timeout=SAY_EVERY_S)
+        while not lines.empty():
+            say(lines.get())
+        for task in ended:
+            of_base = tasks.pop(task)
+            try:
+                made |= ray.get(task)
+            except ray.exceptions.RayError as error:
+                lost = isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError)
+                reason = WORKER_LOST.reason if lost else str(error).strip().splitlines()[-1]
+                say(f"{', '.join(of_base[0].name.split()[:2])}: FAILED: {reason}")
+                made |= {(cell, decoder): reason for cell in of_base for decoder in how.decoders}
+    return made
+
+
+def _make_maps(settings: Settings, how: MapSettings, lines: Queue) -> Made:
+    import torch
+
+    from slamlab.sweep.maps import make_maps
+
+    torch.set_num_threads(settings.recipes().cpus_per_trial)
+    return make_maps(settings, how, lines.put)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,9 +229,9 @@ PROFILES = {
                     projector_hidden=256,
                 ),
                 "135m": BaseRecipe(
-                    align=TrainRecipe(num_steps=1500, batch_size=32, peak_lr=2e-3),
+                    align=TrainRecipe(num_steps=800, batch_size=32, peak_lr=2e-3),
                     # In fp32: without AMX, torch's bf16 on a CPU took 1.8 times as long.
-                    speech=TrainRecipe(num_steps=1000, batch_size=8, peak_lr=5e-4),
+                    speech=TrainRecipe(num_steps=1200, batch_size=8, peak_lr=1e-3),
                     num_train=8000,
                     projector_hidden=1024,
                 ),

@@ -10,7 +10,7 @@ import torch
 from slamlab.errors import OptionError
 from slamlab.model.redundancy import AngularDistance
 from slamlab.sweep import launch
-from slamlab.sweep.maps import VIEWS, MapSettings, collect_maps
+from slamlab.sweep.maps import VIEWS, MapSettings, collect_maps, make_maps
 from slamlab.sweep.trial import Bench
 from slamlab.zoo.profiles import PROFILES
 
@@ -40,9 +40,9 @@ def made(tmp_path_factory):
 
     def collect(how=how, **changed):
         lines.clear()
-        return collect_maps(
-            replace(settings, **changed), how, command="x", corpus_name=corpus.name, problems=[], say=lines.append
-        )
+        asked = replace(settings, **changed)
+        made = make_maps(asked, how, lines.append)
+        return collect_maps(asked, how, made, command="x", corpus_name=corpus.name, problems=[])
 
     return settings, collect, collect(), lines
 
@@ -140,6 +140,46 @@ def test_a_lora_that_fails_ends_nothing_else(made):
     assert any("nothing on any layer" in line for line in lines)
     whole = json.loads(json.dumps(whole))
     assert [m for m in told["maps"] if m["decoder"] == "base"] == [m for m in whole["maps"] if m["decoder"] == "base"]
+
+
+def test_a_cluster_makes_the_same_maps_and_tells_of_them_meanwhile(made):
+    from slamlab.sweep.orchestrate import make_maps_on_cluster, start_ray
+
+    settings, _, (_, arrays), _ = made
+    recipe = settings.heal_recipe(settings.cells[0])
+    how = replace(HOW, lora=replace(recipe, target_modules=("nothing",)))
+    asked = replace(settings, seed=1)  # of this seed none is in the store
+    said = []
+    start_ray()
+    found = make_maps_on_cluster(asked, how, said.append)
+    assert set(found) == {(cell, decoder) for cell in asked.cells for decoder in ("base", "lora")}
+    for cell, key in zip(asked.cells, ("m02", "m14"), strict=True):
+        with np.load(settings.store / found[cell, "base"]["maps"]) as kept:
+            np.testing.assert_allclose(kept["speech.all.distance"], arrays[f"{key}.distance"], atol=1e-6)
+        assert "nothing on any layer" in found[cell, "lora"]
+        assert any(line.startswith(f"{cell.name}, lora: ") for line in said)
+
+
+def test_a_worker_that_dies_is_told_of_and_ends_no_other(made, monkeypatch):
+    from slamlab.sweep import orchestrate
+
+    def dies_for_llama(settings, how, lines):
+        import os
+
+        if settings.cells[0].family == "llama":
+            os._exit(1)
+        return {(cell, "base"): {"kind": "map"} for cell in settings.cells}
+
+    settings = made[0]
+    qwen = settings.cells[0]
+    llama = replace(qwen, family="llama")
+    orchestrate.start_ray()
+    monkeypatch.setattr(orchestrate, "_make_maps", dies_for_llama)
+    said = []
+    found = orchestrate.make_maps_on_cluster(replace(settings, cells=(qwen, llama)), HOW, said.append)
+    assert found[qwen, "base"] == {"kind": "map"}
+    assert "worker died" in found[llama, "base"]
+    assert any("FAILED" in line for line in said)
 
 
 @pytest.mark.parametrize("changed", [{"num_utterances": 1}, {"num_resamples": 39}, {"num_resamples": 10_001}])
