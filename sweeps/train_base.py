@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from slamlab.errors import exit_on_user_error
+from slamlab.errors import AssetError, exit_on_user_error
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
@@ -29,6 +29,10 @@ def main(
         str | None, typer.Option(help="Corpus by name or manifest, several with commas; default: the profile's.")
     ] = None,
     language: Annotated[list[str], typer.Option(help="Spoken language to learn: en, de, fr ...; default: all.")] = [],
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a base that this command made, to go on from by the recipe's last stage."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and shuffles.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     store: Annotated[Path, typer.Option(help="Folder of audio, encoder frames and scores.")] = Path("runs"),
@@ -39,6 +43,7 @@ def main(
         import torch
 
         from slamlab.sweep import launch
+        from slamlab.sweep.bases import CARD_FILE, check_given
         from slamlab.sweep.command import split
         from slamlab.sweep.describe import train_and_describe
 
@@ -49,7 +54,13 @@ def main(
             languages=split(language) or ["all"], data=data, store=store, heal={}, num_selection=None, num_test=None, seed=seed,
         )  # fmt: skip
         launch.check_assets(settings)
-        train_and_describe(settings, corpus, out, lambda line: console.print(line, markup=False))
+        if init is not None:
+            check_given(init, settings.cells[0])
+            if not (init / CARD_FILE).is_file():
+                raise AssetError(
+                    f"a base to go on from has a {CARD_FILE}", init, "give a folder that this command made"
+                )
+        train_and_describe(settings, corpus, out, lambda line: console.print(line, markup=False), init=init)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ from slamlab.zoo.corpora import CORPORA, names_in
 from slamlab.zoo.decoders import find_decoder
 
 
-def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Callable[[str], None]) -> None:
+def train_and_describe(
+    settings: Settings, corpus: Corpus, out: Path, say: Callable[[str], None], *, init: Path | None = None
+) -> None:
     """Train a base into a folder, unless it holds one, then score it and write `card.json` and `README.md`.
 
     The weights are kept in bf16, which halves what ships; the scores are of those very weights.
@@ -37,6 +39,7 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
         corpus: Its corpus.
         out: The model's folder.
         say: Takes a line of progress.
+        init: A base with a card to go on from; None to begin anew.
     """
     cell = settings.cells[0]
     recipe = settings.recipes().base_recipe(cell.scale)
@@ -50,6 +53,7 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
             recipe=recipe,
             seed=settings.seed,
             languages=languages,
+            init=init,
         )
         steps = make_base(request, corpus, bench.features(cell.encoder), bench.store.cache / "models")
         model = follow(steps, f"{cell.family}-{cell.scale}", say).to(torch.bfloat16)
@@ -75,6 +79,7 @@ def train_and_describe(settings: Settings, corpus: Corpus, out: Path, say: Calla
         "corpora": {name: part.fingerprint for name, part in parts.items()},
         "languages": languages,
         "recipe": asdict(recipe),
+        "init": json.loads((init / CARD_FILE).read_text(encoding="utf-8")) if init else None,
         "seed": settings.seed,
         "num_parameters": record["num_parameters"],
         "num_layers": record["num_layers"],
@@ -96,14 +101,15 @@ def _shown(record: dict[str, Any]) -> dict[str, Any]:
 
 def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, Any]]) -> str:
     """Return the model card."""
-    corpora = ",".join(name if name in CORPORA else "MANIFEST" for name in card["corpora"])
-    languages = ",".join(card["languages"])
+    corpora, languages, commands = _corpora(card), ",".join(card["languages"]), _commands(card, "FOLDER")
+    if card["init"]:
+        corpora = f"{_corpora(card['init'])}, then on {corpora}"
     lines = [
         f"# {card['family']}-{card['scale']} on {card['encoder']}",
         "",
         f"An unpruned SLAM model (speech encoder, projector, decoder of {card['num_layers']} layers; "
-        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on `{corpora}`, languages "
-        f"`{languages}`, with seed {card['seed']}. It knows what these teach and little else: it exists so that layers "
+        f"{card['num_parameters'] / 1e6:.2f} M parameters without the encoder), trained on {corpora}, languages "
+        f"{languages}, with seed {card['seed']}. It knows what these teach and little else: it exists so that layers "
         "can be removed from it.",
         "",
         "| corpus | cell | split | score | 95 % interval | utterances |",
@@ -123,8 +129,23 @@ def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, A
         "",
         "Recipe, signatures, versions and commit are in `card.json`. Made again by:",
         "",
-        f"    python sweeps/train_base.py FOLDER --family {card['family']} --scale {card['scale']} "
-        f"--encoder {card['encoder']} --data {corpora} --language {languages} --seed {card['seed']}",
+        *(f"    {command}" for command in commands),
         "",
     ]
     return "\n".join(lines)
+
+
+def _corpora(card: dict[str, Any]) -> str:
+    return ",".join(name if name in CORPORA else "MANIFEST" for name in card["corpora"])
+
+
+def _commands(card: dict[str, Any], folder: str) -> list[str]:
+    """Return the commands that make a base, in their order."""
+    command = (
+        f"python sweeps/train_base.py {folder} --family {card['family']} --scale {card['scale']} --encoder "
+        f"{card['encoder']} --data {_corpora(card)} --language {','.join(card['languages'])} --seed {card['seed']}"
+    )
+    if not card["init"]:
+        return [command]
+    before = f"{folder}-BEFORE"
+    return [*_commands(card["init"], before), f"{command} --init {before}"]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from slamlab.data.features import FeatureStore
 from slamlab.data.joined import JoinedCorpus
 from slamlab.data.utterance import Corpus, Utterance
 from slamlab.errors import DataError
-from slamlab.model.slam import SlamConfig, SlamModel, prompt_text
+from slamlab.model.slam import SlamConfig, SlamModel, load, prompt_text
 from slamlab.training.align import Aligner
 from slamlab.training.loop import Step, train
 from slamlab.zoo.decoders import find_decoder, load_decoder, new_mini, train_tokenizer
@@ -42,6 +43,7 @@ class BaseRequest:
         recipe: How it is trained.
         seed: Seed of the initial weights and of every shuffle.
         languages: Spoken languages to learn, None for all of the corpus.
+        init: Folder of a base to go on from, by the recipe's last stage; None to begin anew.
     """
 
     family: str
@@ -50,6 +52,7 @@ class BaseRequest:
     recipe: BaseRecipe
     seed: int
     languages: tuple[str, ...] | None = None
+    init: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,40 @@ def make_base(
     if not jobs:
         raise DataError("a corpus to train a base on has a train split", f"none in {corpus.name}", "add utterances")
     torch.manual_seed(request.seed)
+    is_pretrained = find_decoder(request.family, request.scale).is_pretrained
+    if request.init is None:
+        model = _new_model(request, jobs, features, cache)
+    else:
+        model = load(request.init, cache=cache).float()
+    model.decoder.requires_grad_(not is_pretrained)
+    if recipe.text is not None and not is_pretrained and request.init is None:
+        model.projector.requires_grad_(False)
+        pairs = [model.example(" " + u.text, u.target(task), task=task, language=u.language) for u, task in jobs]
+        stream = stream_of(pairs, recipe.text.batch_size, request.seed)
+        yield from _reported("text", train(model, stream, recipe.text))
+        model.projector.requires_grad_(True)
+    stages: list[tuple[str, list[tuple[Utterance, str]], TrainRecipe]] = [("speech", jobs, recipe.speech)]
+    if recipe.align is not None and is_pretrained and request.init is None:
+        stages.insert(0, ("align", [job for job in jobs if job[1] == "asr"], recipe.align))
+    yield from compute_features(features, _heard(stages, request.seed))
+    for stage, taught, how in stages:
+        stream = speech_stream(model, taught, features, how.batch_size, request.seed)
+        if stage == "align":
+            yield from _reported(stage, train(Aligner(model, _tokens(model, taught)), stream, how))
+        else:
+            yield from _reported(stage, train(model, stream, how))
+    return model.float()
+
+
+def _new_model(
+    request: BaseRequest, jobs: Sequence[tuple[Utterance, str]], features: FeatureStore, cache: Path
+) -> SlamModel:
+    """Return a model that has learned nothing of speech."""
     spec = find_decoder(request.family, request.scale)
+    decoder: Any
+    tokenizer: Any
     if spec.is_pretrained:
         decoder, tokenizer = load_decoder(request.family, request.scale, cache)
-        decoder.requires_grad_(False)
     else:
         prompts = sorted({prompt_text(task, u.language)[1] for u, task in jobs})
         texts = sorted({" " + u.target(task) for u, task in jobs} | {" " + u.text for u, _ in jobs})
@@ -95,27 +128,10 @@ def make_base(
         scale=request.scale,
         encoder=request.encoder,
         encoder_width=features.spec.width,
-        stack=recipe.stack,
-        projector_hidden=recipe.projector_hidden,
+        stack=request.recipe.stack,
+        projector_hidden=request.recipe.projector_hidden,
     )
-    model = SlamModel(config, decoder, tokenizer)
-    if recipe.text is not None and not spec.is_pretrained:
-        model.projector.requires_grad_(False)
-        pairs = [model.example(" " + u.text, u.target(task), task=task, language=u.language) for u, task in jobs]
-        stream = stream_of(pairs, recipe.text.batch_size, request.seed)
-        yield from _reported("text", train(model, stream, recipe.text))
-        model.projector.requires_grad_(True)
-    stages: list[tuple[str, list[tuple[Utterance, str]], TrainRecipe]] = [("speech", jobs, recipe.speech)]
-    if recipe.align is not None and spec.is_pretrained:
-        stages.insert(0, ("align", [job for job in jobs if job[1] == "asr"], recipe.align))
-    yield from compute_features(features, _heard(stages, request.seed))
-    for stage, taught, how in stages:
-        stream = speech_stream(model, taught, features, how.batch_size, request.seed)
-        if stage == "align":
-            yield from _reported(stage, train(Aligner(model, _tokens(model, taught)), stream, how))
-        else:
-            yield from _reported(stage, train(model, stream, how))
-    return model.float()
+    return SlamModel(config, decoder, tokenizer)
 
 
 def teaching_jobs(
