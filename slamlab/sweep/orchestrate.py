@@ -166,6 +166,7 @@ def make_maps_on_cluster(settings: Settings, how: MapSettings, say: Callable[[st
                 reason = WORKER_LOST.reason if lost else str(error).strip().splitlines()[-1]
                 say(f"{', '.join(of_base[0].name.split()[:2])}: FAILED: {reason}")
                 made |= {(cell, decoder): reason for cell in of_base for decoder in how.decoders}
+    lines.shutdown()
     return made
 
 

@@ -82,3 +82,11 @@ def test_a_base_is_scored_on_each_corpus_that_taught_it(
     before = (out / CARD_FILE).read_bytes()
     train_and_describe(settings, corpus, out, said.append)  # nothing is trained again
     assert (out / CARD_FILE).read_bytes() == before
+
+    if num_corpora == 1:
+        train_and_describe(settings, corpus, tmp_path / "second", said.append, init=out)
+        second = json.loads((tmp_path / "second" / CARD_FILE).read_text())
+        assert second["init"] == card and card["init"] is None
+        first, then = (line.strip() for line in (tmp_path / "second" / "README.md").read_text().splitlines()[-2:])
+        assert first.startswith("python sweeps/train_base.py FOLDER-BEFORE ") and "--init" not in first
+        assert then.startswith("python sweeps/train_base.py FOLDER ") and then.endswith(" --init FOLDER-BEFORE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from slamlab.data.synthesis import SplitSizes
 from slamlab.data.utterance import Utterance
 from slamlab.errors import DataError
 from slamlab.model.slam import SlamModel
-from slamlab.training.base import BaseRequest, Progress, make_base
+from slamlab.training.base import BaseRequest, Progress, make_base, teaching_jobs
 from slamlab.zoo import decoders
 from slamlab.zoo.profiles import BaseRecipe, TrainRecipe
 
@@ -64,10 +65,15 @@ def two_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(
-    corpus: PocketCorpus, features: FeatureStore, cache: Path, recipe: BaseRecipe = RECIPE, seed: int = 0
+    corpus: PocketCorpus,
+    features: FeatureStore,
+    cache: Path,
+    recipe: BaseRecipe = RECIPE,
+    seed: int = 0,
+    **more: Any,
 ) -> tuple[list[Progress], SlamModel]:
     """Run the making to its end; return what it reported and the model."""
-    request = BaseRequest(family="qwen", scale="mini", encoder="tiny", recipe=recipe, seed=seed)
+    request = BaseRequest(family="qwen", scale="mini", encoder="tiny", recipe=recipe, seed=seed, **more)
     steps, reported = make_base(request, corpus, features, cache), []
     while True:
         try:
@@ -89,6 +95,25 @@ def test_text_comes_before_speech(corpus: PocketCorpus, features: FeatureStore, 
     assert model.config.encoder == "tiny" and model.config.encoder_width == 16
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_base_goes_on_from_another_by_speech_alone(
+    corpus: PocketCorpus, features: FeatureStore, tmp_path: Path
+) -> None:
+    _, first = made(corpus, features, tmp_path)
+    first.to(torch.bfloat16).save(tmp_path / "first")
+    nothing = replace(RECIPE, speech=replace(RECIPE.speech, num_steps=0))
+    _, same = made(corpus, features, tmp_path, nothing, init=tmp_path / "first")
+    weights = first.float().state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in same.state_dict().items())
+    reported, other = made(corpus, features, tmp_path, seed=1, init=tmp_path / "first")
+    assert {p.stage for p in reported} == {"features", "speech"}
+    assert not torch.equal(other.projector.up.weight, first.projector.up.weight)
+
+
+def test_a_base_learns_the_languages_asked_for(corpus: PocketCorpus) -> None:
+    heard = {(u.language, task) for u, task in teaching_jobs(corpus, 3, ("en", "de"))}
+    assert heard == {("en", "asr"), ("de", "asr"), ("de", "st")}
 
 
 def test_each_stage_trains_its_share(corpus: PocketCorpus, features: FeatureStore, tmp_path: Path) -> None:
