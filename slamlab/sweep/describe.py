@@ -76,6 +76,7 @@ def train_and_describe(
         "family": cell.family,
         "scale": cell.scale,
         "encoder": cell.encoder,
+        "data": list(parts),
         "corpora": {name: part.fingerprint for name, part in parts.items()},
         "languages": languages,
         "recipe": asdict(recipe),
@@ -136,16 +137,18 @@ def _card_text(card: dict[str, Any], records: dict[tuple[str, Cell], dict[str, A
 
 
 def _corpora(card: dict[str, Any]) -> str:
-    return ",".join(name if name in CORPORA else "MANIFEST" for name in card["corpora"])
+    """Return the corpora in the order they were given, which is that of the lessons."""
+    return ",".join(name if name in CORPORA else "MANIFEST" for name in card.get("data", card["corpora"]))
 
 
 def _commands(card: dict[str, Any], folder: str) -> list[str]:
     """Return the commands that make a base, in their order."""
+    languages = ",".join(card.get("languages", ["all"]))
     command = (
         f"python sweeps/train_base.py {folder} --family {card['family']} --scale {card['scale']} --encoder "
-        f"{card['encoder']} --data {_corpora(card)} --language {','.join(card['languages'])} --seed {card['seed']}"
+        f"{card['encoder']} --data {_corpora(card)} --language {languages} --seed {card['seed']}"
     )
-    if not card["init"]:
+    if not card.get("init"):
         return [command]
     before = f"{folder}-BEFORE"
     return [*_commands(card["init"], before), f"{command} --init {before}"]
