@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from slamlab.data.batching import Prompt
 from slamlab.model.decode import generate_exactly
 from slamlab.sweep.speed import NUM_TURNS, take_turns
 
@@ -60,7 +61,9 @@ def test_an_end_token_ends_nothing_and_neither_does_a_loop(ran, num_tokens):
     try:
         with torch.inference_mode():
             tokens = generate_exactly(
-                model.decoder, model.prefixes([np.array([5, 6]), np.array([7, 8, 9])], [[4]] * 2), num_tokens
+                model.decoder,
+                model.prefixes([np.array([5, 6]), np.array([7, 8, 9])], [Prompt((), (4,))] * 2),
+                num_tokens,
             )
     finally:
         handle.remove()
