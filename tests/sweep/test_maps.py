@@ -9,7 +9,7 @@ import torch
 
 from slamlab.errors import OptionError
 from slamlab.model.redundancy import AngularDistance
-from slamlab.sweep import launch
+from slamlab.sweep import launch, orchestrate
 from slamlab.sweep.maps import VIEWS, MapSettings, collect_maps, make_maps
 from slamlab.sweep.trial import Bench
 from slamlab.zoo.profiles import PROFILES
@@ -142,16 +142,22 @@ def test_a_lora_that_fails_ends_nothing_else(made):
     assert [m for m in told["maps"] if m["decoder"] == "base"] == [m for m in whole["maps"] if m["decoder"] == "base"]
 
 
-def test_a_cluster_makes_the_same_maps_and_tells_of_them_meanwhile(made):
-    from slamlab.sweep.orchestrate import make_maps_on_cluster, start_ray
+@pytest.fixture
+def on_ray():
+    """Start Ray, and stop it again: in a process that has it, no later test could join another."""
+    orchestrate.start_ray()
+    yield
+    orchestrate.ray.shutdown()
 
+
+@pytest.mark.usefixtures("on_ray")
+def test_a_cluster_makes_the_same_maps_and_tells_of_them_meanwhile(made):
     settings, _, (_, arrays), _ = made
     recipe = settings.heal_recipe(settings.cells[0])
     how = replace(HOW, lora=replace(recipe, target_modules=("nothing",)))
     asked = replace(settings, seed=1)  # of this seed none is in the store
     said = []
-    start_ray()
-    found = make_maps_on_cluster(asked, how, said.append)
+    found = orchestrate.make_maps_on_cluster(asked, how, said.append)
     assert set(found) == {(cell, decoder) for cell in asked.cells for decoder in ("base", "lora")}
     for cell, key in zip(asked.cells, ("m02", "m14"), strict=True):
         with np.load(settings.store / found[cell, "base"]["maps"]) as kept:
@@ -160,9 +166,8 @@ def test_a_cluster_makes_the_same_maps_and_tells_of_them_meanwhile(made):
         assert any(line.startswith(f"{cell.name}, lora: ") for line in said)
 
 
+@pytest.mark.usefixtures("on_ray")
 def test_a_worker_that_dies_is_told_of_and_ends_no_other(made, monkeypatch):
-    from slamlab.sweep import orchestrate
-
     def dies_for_llama(settings, how, lines):
         import os
 
@@ -173,7 +178,6 @@ def test_a_worker_that_dies_is_told_of_and_ends_no_other(made, monkeypatch):
     settings = made[0]
     qwen = settings.cells[0]
     llama = replace(qwen, family="llama")
-    orchestrate.start_ray()
     monkeypatch.setattr(orchestrate, "_make_maps", dies_for_llama)
     said = []
     found = orchestrate.make_maps_on_cluster(replace(settings, cells=(qwen, llama)), HOW, said.append)
