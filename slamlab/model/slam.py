@@ -2,8 +2,8 @@
 
 SLAM (Ma et al., arXiv 2402.08846; Moumen, Sun, Woodland, arXiv 2603.05121): the sequence is audio, prompt, answer, end,
 with a first part of the prompt before the audio where the decoder is pretrained; the loss is on answer and end only;
-the prompt names task and language. The speech encoder is frozen, so it is not part
-of this module: its frames come from :mod:`slamlab.data.features`, computed once.
+the prompt names task and language. The speech encoder is frozen, so it is not part of this module: its frames come from
+:mod:`slamlab.data.features`, computed once.
 
 Sequences are padded on the left in training as in generation: all answers end at the last position, so logits are
 computed for the answers' positions alone, and one rule holds everywhere.
@@ -62,15 +62,15 @@ def prompt_text(
 ) -> tuple[str, str]:
     """Return what stands before the audio and what stands between it and the answer.
 
+    A pretrained decoder is asked as it was in its own training. SmolLM2-135M-Instruct, given 12 sentences as text in
+    place of audio, repeated them at 0.43 nats a token, but at 2.56 where the words alone stood after the sentence: a
+    sequence's first position is where attention rests, and should not be a sound.
+
     Args:
         task: `asr` or `st`.
         language: Spoken.
         target_language: Written, where the task is `st`.
         turns: What opens and ends the user's turn of a pretrained decoder, None for a miniature.
-
-    A pretrained decoder is asked as it was in its own training. SmolLM2-135M-Instruct, given sentences as text in place
-    of audio, repeated them at 0.43 nats a token, but at 2.56 where the words alone stood after the sentence: a
-    sequence's first position is where attention rests, and should not be a sound.
     """
     spoken, written = LANGUAGES[language].name, LANGUAGES[language if task == "asr" else target_language].name
     asked = f"Transcribe {spoken}:" if task == "asr" else f"Translate {spoken} to {written}:"
