@@ -10,7 +10,7 @@ where f is the latent response of heals of the cell's own, the biases are what h
 all members alike), luck is what the members of one heal have in common, and error is that of test set and seed, as in
 any look. All of it is Gaussian, so that joint heals are conditioned on exactly; the probability that all members are
 within the tolerance together, f + bias + bias(c) <= 0, is counted over draws that are always the same. A heal that is
-implausibly bad in all members against everything else diverged, and has its luck's variance widened.
+implausibly bad in all members against everything else diverged: the variances of its luck and its errors are widened.
 
 Certify: a block is feasible only when it was healed jointly, every member has shown a degradation within the tolerance
 in some joint heal of it, and all are within with probability 1 - alpha. Choose: as the frontier search does, with the
@@ -36,7 +36,7 @@ from scipy.special import log_ndtr, ndtr
 from slamlab.errors import DataError, OptionError
 from slamlab.search.evidence import MAX_FAILURES, Look, Proposal, Recommendation, SearchSpace
 from slamlab.search.frontier import ALPHA, Move, Pool, check_budget, deepest, next_move
-from slamlab.search.posterior import OUTLIER_Z, Posterior, held, response
+from slamlab.search.posterior import OUTLIER_Z, Posterior
 from slamlab.search.sampler import BlockSampler, Names
 
 PRICE, MAX_HEALS = 0.3, 6
@@ -57,17 +57,17 @@ class JointPosterior:
     Args:
         posterior: What the cells' own looks say.
         members: Numbers of the cells in it [M].
-        tolerance: Relative degradation that is accepted.
         heals: Joint heals [H]. Running ones tell where there will be knowledge, failed ones nothing.
     """
 
-    def __init__(self, posterior: Posterior, members: Sequence[int], tolerance: float, heals: Sequence[Heal]) -> None:
+    def __init__(self, posterior: Posterior, members: Sequence[int], heals: Sequence[Heal]) -> None:
         self._posterior, self._members = posterior, members
         complete = [heal for heal in heals if heal[0].state == "complete"]
         self._heals = complete + [heal for heal in heals if heal[0].state == "running"]
         self._luck = np.full(len(self._heals) + 1, LUCK_SD**2)  # the last is that of a heal to come
-        shown = [[response(held(look.degradation), tolerance) for look in heal] for heal in complete]
-        self._condition(np.reshape(shown, (len(complete), len(members))))
+        self._astray = np.zeros(len(self._heals) + 1)  # what each member of a diverged heal errs in by itself
+        shown = posterior.shown([row for heal in complete for row in zip(members, heal, strict=True)])
+        self._condition(shown.reshape(len(complete), len(members)))
 
     def predict(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Return mean [M] and covariance [M, M] of the members' responses at a block, without luck and error."""
@@ -128,7 +128,8 @@ class JointPosterior:
                 break
             # It diverged and still gave numbers: they say little.
             self._luck[odd] += surprise[odd] ** 2
-            covariance[heals[odd], heals[odd]] += surprise[odd] ** 2
+            self._astray[odd] += surprise[odd] ** 2
+            covariance[heals[odd], heals[odd]] += surprise[odd] ** 2 * (1 + np.eye(shown.shape[1]))
         # Running heals count as if they had shown what is expected of them.
         missing = covariance[shown.size :, known] @ np.linalg.solve(covariance[known, known], residual)
         self._factor = np.linalg.cholesky(covariance)
@@ -143,6 +144,7 @@ class JointPosterior:
         heal = np.r_[np.full(len(rows), -1), np.repeat(np.arange(len(heals)), len(self._members))]
         same = (heal[:, None] == heal) & (heal >= 0)
         covariance += BIAS_SD**2 + OWN_BIAS_SD**2 * (member[:, None] == member) + same * self._luck[heal]
+        covariance += np.diag((heal >= 0) * self._astray[heal])
         return expected, covariance
 
     def _after(self, expected: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +211,7 @@ class JointSampler(BlockSampler):
     def prediction(self) -> Recommendation:
         """Return the deepest block that all members can probably lose together, by their own looks alone."""
         posterior, _ = self.pool.posterior(self)
-        return self._predict(JointPosterior(posterior, self._numbers, self.space.tolerance, []))
+        return self._predict(JointPosterior(posterior, self._numbers, []))
 
     def p_feasible(self, study: Study, blocks: Sequence[Block]) -> np.ndarray:
         """Return, for blocks [Q], the probability that all members are within the tolerance."""
@@ -292,7 +294,7 @@ class JointSampler(BlockSampler):
         heals = self.heals(study)
         posterior, _ = self.pool.posterior(self)
         if self._last is None or self._last[0] != heals or self._last[1] is not posterior:
-            known = JointPosterior(posterior, self._numbers, self.space.tolerance, heals)
+            known = JointPosterior(posterior, self._numbers, heals)
             self._last = heals, posterior, known
         return self._last[2], heals
 

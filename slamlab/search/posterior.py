@@ -1,7 +1,9 @@
 """What all looks at one decoder say about every block of it: a Gaussian process over its cells, blocks and rungs.
 
 A degradation enters as its response g = log((degradation + C) / (tolerance + C)): 0 at the tolerance, about linear in
-the number of layers removed, with noise of about one size. The latent response of a full heal is a line in the share of
+the number of layers removed. What a look errs in by about one size is the logarithm u of its ratio to the base,
+log((1 + degradation) / (1 + tolerance)); the response is taken to follow it by the line through both at the tolerance
+and at the degradation that all looks together expect. The latent response of a full heal is a line in the share of
 layers removed and in the excess that the redundancy map gives the block, plus smooth functions of where the block
 begins and ends, plus effects of what cells have in common, plus what is a cell's own: most of what the cells (encoder,
 task, language) of one decoder show they share (coregionalisation; Bonilla et al. 2007). A cheaper rung shows that same
@@ -50,8 +52,9 @@ OWN_SD = 0.012  # of a block in one cell
 RUNG_SD, RUNG_SLOPE_SD, RUNG_TRUST_SD, RUNG_PAIR_SD, RUNG_CELL_SD = 0.125, 0.5, 0.5, 0.06, 0.04
 RUNG_OWN_SD = 0.04  # of a block in one cell: what a cheap rung shows beside the truth and its neighbours
 
-SEED_SD = 0.01  # of a degradation at the tolerance; beside it a seed is taken to matter as much as the test set
-TYPICAL_SE = 0.03  # of a degradation at the tolerance, where no look has told yet
+SEED_SD = 0.008  # of u; beside it a seed is taken to matter as much as the test set,
+MAX_SEED_SD = 0.1  # but for a test set that tells little
+TYPICAL_SE = 0.024  # of u, where no look has told yet
 TEST_SHARED = 0.5  # of the test set's variance: what the looks at all blocks of a cell have in common
 
 GROUPS = ("field", "factor", "cell", "own", "rung", "rung_own", "seed")
@@ -80,6 +83,18 @@ def response(degradation: Any, tolerance: Any) -> Any:
 def degradation_of(g: Any, tolerance: Any) -> Any:
     """Return the degradation of a response, at most MAX_DEGRADATION."""
     return np.minimum(np.exp(g) * (tolerance + C) - C, MAX_DEGRADATION)
+
+
+def secant(degradation: Any, tolerance: Any) -> Any:
+    """Return how many units of response go to one of u, on the line through both at the tolerance and a degradation.
+
+    The secant, not the tangent: a look stays as many standard errors from the tolerance in its response as in u, which
+    is what a verdict asks.
+    """
+    degradation = np.maximum(degradation, -C / 2)
+    at = np.abs(degradation - tolerance) < 1e-6
+    run = np.log((1 + degradation) / (1 + tolerance))
+    return np.where(at, (1 + tolerance) / (tolerance + C), response(degradation, tolerance) / np.where(at, 1.0, run))
 
 
 def held(degradation: float | None) -> float:
@@ -241,14 +256,23 @@ class Posterior:
             covariance[new, new] += np.diag(seed)
         return expected, covariance - half.T @ half
 
+    def shown(self, rows: Sequence[Row]) -> np.ndarray:
+        """Return the responses [S] that complete looks show which are not among those that are known."""
+        if not rows:
+            return np.zeros(0)
+        tolerance = np.array([self._spaces[cell].tolerance for cell, _ in rows])
+        expected, _ = self._given_looks(self._points_of(rows))
+        log_ratio = np.log((1 + _degradations(rows)) / (1 + tolerance))
+        return secant(degradation_of(expected, tolerance), tolerance) * log_ratio
+
     def noise(self, cell: int, rung: Rung = "full") -> tuple[float, float]:
         """Return the variances that test set and seed will give a response, at the tolerance, of a look to come."""
         tolerance = self._spaces[cell].tolerance
-        test, seed = _variances(self._typical_se(cell, rung), tolerance, tolerance)
+        test, seed = _variances(self._typical_se(cell, rung), secant(tolerance, tolerance))
         return test, self.scale["seed"] ** 2 * seed
 
     def _typical_se(self, cell: int, rung: Rung) -> float:
-        """Return the standard error that a degradation at the tolerance would have."""
+        """Return the standard error that a look's u would have."""
         mine = self._points.rung == RUNGS.index(rung)
         known = self._se[mine & (self._points.cell == cell)]
         known = known if len(known) else self._se[mine]
@@ -260,9 +284,9 @@ class Posterior:
         if look.state != "complete":
             return self.noise(cell, look.rung)
         tolerance = self._spaces[cell].tolerance
-        degradation = max(degradation_of(latent, tolerance), -C / 2)
-        se = look.se * (1 + tolerance) / (1 + held(look.degradation))
-        test, seed = _variances(se, degradation, tolerance)
+        test, seed = _variances(
+            look.se / (1 + held(look.degradation)), secant(degradation_of(latent, tolerance), tolerance)
+        )
         return test, self.scale["seed"] ** 2 * seed
 
     def _points_of(self, rows: Sequence[Row]) -> Points:
@@ -295,16 +319,14 @@ class Posterior:
         """Take up complete looks."""
         self._tolerance = np.array([self._spaces[cell].tolerance for cell, _ in rows])
         degradation = _degradations(rows)
-        # Errors grow with the degradation, about as 1 + degradation: kept as they would be at the tolerance.
-        se = np.minimum([look.se for _, look in rows], MAX_DEGRADATION)
-        self._se = se * (1 + self._tolerance) / (1 + degradation)
+        self._se = np.minimum([look.se for _, look in rows], MAX_DEGRADATION) / (1 + degradation)
+        self._log_ratio = np.log((1 + degradation) / (1 + self._tolerance))
         self._extra = np.zeros(len(rows))
         self._relate(self._points_of(rows))
-        self._residual = response(degradation, self._tolerance) - self._points.mean
-        self._set_noise(degradation)
-        # Once more with the noise of the degradation that all looks together expect, not of the one that happened to
-        # be seen: luck must not make a look seem sure or unsure. Again when it is known which looks to believe.
-        self._set_noise(self._expected_degradation())
+        self._follow(degradation)
+        # Once more by the degradation that all looks together expect, not by the one that happened to be seen: luck
+        # must not make a look seem sure or unsure. Again when it is known which looks to believe.
+        self._follow(self._expected_degradation())
 
     def _expected_degradation(self) -> np.ndarray:
         """Return what all looks together expect each one's degradation to be [N]."""
@@ -319,7 +341,7 @@ class Posterior:
         tolerance = np.array([self._spaces[cell].tolerance for cell, _ in running])
         expected, _ = self._given_looks(points)
         se = np.array([self._typical_se(cell, look.rung) for cell, look in running])
-        test, seed = _variances(se, degradation_of(expected, tolerance), tolerance)
+        test, seed = _variances(se, secant(degradation_of(expected, tolerance), tolerance))
         self._se = np.append(self._se, se)
         self._test_variance, self._seed = np.append(self._test_variance, test), np.append(self._seed, seed)
         self._extra = np.append(self._extra, np.zeros(len(running)))
@@ -333,9 +355,11 @@ class Posterior:
         self._groups = covariances(points.along(-1), points.along(-2))
         self._kinship = kinship(points.along(-1), points.along(-2))
 
-    def _set_noise(self, degradation: np.ndarray) -> None:
-        """Work out the noise of looks [N] whose true degradations are these, and solve for the weights."""
-        self._test_variance, self._seed = _variances(self._se, degradation, self._tolerance)
+    def _follow(self, degradation: np.ndarray) -> None:
+        """Work out what looks [N] show, and how surely, if these are their true degradations; solve for the weights."""
+        slope = secant(degradation, self._tolerance)
+        self._residual = slope * self._log_ratio - self._points.mean
+        self._test_variance, self._seed = _variances(self._se, slope)
         self._solve()
 
     def _solve(self) -> None:
@@ -361,7 +385,7 @@ class Posterior:
             self._solve()
             if not self._widen():
                 break
-        self._set_noise(self._expected_degradation())
+        self._follow(self._expected_degradation())
 
     def _weigh(self, groups: Mapping[str, np.ndarray]) -> np.ndarray:
         return groups["fixed"] + sum(self.scale[name] ** 2 * groups[name] for name in GROUPS if name in groups)
@@ -424,22 +448,14 @@ class Posterior:
         return np.maximum(self._weigh(covariances(points, points)) - np.einsum("ij,ij->j", half, half), 1e-10)
 
 
-def _variances(se: Any, degradation: Any, tolerance: Any) -> tuple[Any, Any]:
+def _variances(se: Any, slope: Any) -> tuple[Any, Any]:
     """Return the variances that test set and seed give a response, the seed's a priori.
 
     Args:
-        se: Standard error that the degradation would have at the tolerance.
-        degradation: The true one.
-        tolerance: The tolerance.
+        se: Standard error of u.
+        slope: Of the response on u.
     """
-    held = np.maximum(degradation, -C / 2)
-    # By the secant to the tolerance, not the tangent: a look stays as many standard errors from the tolerance in its
-    # response as in its degradation, which is what a verdict asks.
-    beyond = held - tolerance
-    at = np.abs(beyond) < 1e-6
-    slope = np.where(at, 1 / (tolerance + C), response(held, tolerance) / np.where(at, 1.0, beyond))
-    unit = ((1 + held) / (1 + tolerance) * slope) ** 2
-    return se**2 * unit, (SEED_SD**2 + se**2) * unit
+    return (se * slope) ** 2, (SEED_SD**2 + np.minimum(se, MAX_SEED_SD) ** 2) * slope**2
 
 
 def _degradations(rows: Sequence[Row]) -> np.ndarray:

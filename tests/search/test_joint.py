@@ -14,7 +14,7 @@ from slamlab.search import joint
 from slamlab.search.evidence import MAX_FAILURES, Look, SearchSpace
 from slamlab.search.frontier import FrontierSampler, Pool
 from slamlab.search.joint import JointPosterior, JointSampler
-from slamlab.search.posterior import Posterior, response
+from slamlab.search.posterior import Posterior, degradation_of, response
 
 TOLERANCE = 0.25
 NUM_LAYERS = 14
@@ -311,15 +311,20 @@ def test_heals_are_conditioned_on_as_linear_algebra_would():
             covariance[i, j] += joint.BIAS_SD**2
             covariance[i, j] += joint.OWN_BIAS_SD**2 * (member[i] == member[j])
             covariance[i, j] += joint.LUCK_SD**2 * (heal[i] == heal[j] >= 0)
-    shown = [response(look.degradation, TOLERANCE) for heal in heals for look in heal]
+    shown = []
+    for cell, look in [(cell, heal[cell]) for heal in heals for cell in (0, 1)]:
+        (expected,), _ = posterior.predict(cell, [(look.start, look.depth)])
+        slope = expected / math.log((1 + degradation_of(expected, TOLERANCE)) / (1 + TOLERANCE))
+        shown.append(slope * math.log((1 + look.degradation) / (1 + TOLERANCE)))
     gain = covariance[:2, 2:] @ np.linalg.inv(covariance[2:, 2:])
-    expected, left = JointPosterior(posterior, [0, 1], TOLERANCE, heals).predict(block)
+    expected, left = JointPosterior(posterior, [0, 1], heals).predict(block)
     assert expected == pytest.approx(mean[:2] + gain @ (shown - mean[2:]), abs=1e-5)
     assert left == pytest.approx(covariance[:2, :2] - gain @ covariance[2:, :2], abs=1e-5)
 
 
 def test_the_probability_that_all_are_within_is_the_normal_law_s():
-    known = JointPosterior(*_with_members(_small()))
+    posterior, heals = _small()
+    known = JointPosterior(posterior, [0, 1], heals)
     for block in [(4, 3), (5, 4), (6, 4), (4, 5)]:
         expected, covariance = known.predict(block)
         exact = multivariate_normal(expected, covariance).cdf(np.zeros(2))
@@ -329,7 +334,7 @@ def test_the_probability_that_all_are_within_is_the_normal_law_s():
 
 def test_the_chance_to_certify_is_how_often_a_heal_drawn_at_random_does():
     posterior, heals = _small()
-    known = JointPosterior(posterior, [0, 1], TOLERANCE, heals)
+    known = JointPosterior(posterior, [0, 1], heals)
     block, alpha = (5, 3), 0.1
     expected, covariance = known.outlook(block)
     rng = np.random.default_rng(1)
@@ -346,24 +351,19 @@ def test_the_chance_to_certify_is_how_often_a_heal_drawn_at_random_does():
 
 def test_running_heals_narrow_and_do_not_move():
     posterior, heals = _small()
-    one = JointPosterior(posterior, [0, 1], TOLERANCE, heals[:1]).predict((5, 4))
+    one = JointPosterior(posterior, [0, 1], heals[:1]).predict((5, 4))
     running = tuple(replace(look, state="running", degradation=None, se=0.0) for look in heals[1])
-    both = JointPosterior(posterior, [0, 1], TOLERANCE, [heals[0], running]).predict((5, 4))
+    both = JointPosterior(posterior, [0, 1], [heals[0], running]).predict((5, 4))
     assert both[0] == pytest.approx(one[0], abs=1e-6)
     assert (np.diag(both[1]) < np.diag(one[1])).all()
 
 
 def test_a_heal_that_diverged_says_little():
     posterior, heals = _small()
-    before, _ = JointPosterior(posterior, [0, 1], TOLERANCE, heals).predict((5, 4))
+    before, _ = JointPosterior(posterior, [0, 1], heals).predict((5, 4))
     diverged = tuple(replace(look, degradation=6.0) for look in heals[0])
-    after, _ = JointPosterior(posterior, [0, 1], TOLERANCE, [*heals, diverged]).predict((5, 4))
+    after, _ = JointPosterior(posterior, [0, 1], [*heals, diverged]).predict((5, 4))
     assert after == pytest.approx(before, abs=0.2)
-
-
-def _with_members(small):
-    posterior, heals = small
-    return posterior, [0, 1], TOLERANCE, heals
 
 
 # Mistakes

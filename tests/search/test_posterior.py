@@ -70,12 +70,11 @@ class Brute:
 
     def __init__(self, spaces, rows, scale):
         self.spaces, self.rows, self.scale = spaces, rows, scale
-        self.shown = np.array([math.log((self.held(row[1]) + C) / (self.tolerance(row) + C)) for row in rows])
-        self.residual = self.shown - np.array([self.mean(*row) for row in rows])
+        self.ratio = [math.log((1 + self.held(row[1])) / (1 + self.tolerance(row))) for row in rows]
         ones = dict.fromkeys(scale, 1.0)
         self.assume([self.held(look) for _, look in rows])
         self.assume(self.believed(ones))
-        self.to_learn = self.noise  # the multipliers are learned with this noise
+        self.to_learn = self.noise, self.residual  # the multipliers are learned with these
         self.assume(self.believed(scale))
 
     def tolerance(self, row):
@@ -121,15 +120,15 @@ class Brute:
             total += scale["rung_own"] ** 2 * process.RUNG_OWN_SD**2 * (cell == other and same_block)
         return process.SLOPE**2 * total
 
+    def slope(self, row, degradation):
+        """Return that of the line through response and log ratio at the tolerance and at a look's true degradation."""
+        true, tolerance = max(degradation, -C / 2), self.tolerance(row)
+        return math.log((true + C) / (tolerance + C)) / math.log((1 + true) / (1 + tolerance))
+
     def errors(self, row, degradation):
         """Return the variances that test set and seed give the response of a look whose true degradation this is."""
-        true = max(degradation, -C / 2)
-        se = row[1].se * (1 + true) / (1 + self.held(row[1]))
-        seed_sd = process.SEED_SD * (1 + true) / (1 + self.tolerance(row))
-        tolerance = self.tolerance(row)
-        # From a degradation to its response by the straight line through both at the tolerance.
-        slope = math.log((true + C) / (tolerance + C)) / (true - tolerance)
-        return (se * slope) ** 2, (seed_sd**2 + se**2) * slope**2
+        se, slope = row[1].se / (1 + self.held(row[1])), self.slope(row, degradation)
+        return (se * slope) ** 2, (process.SEED_SD**2 + se**2) * slope**2
 
     @staticmethod
     def shared(a, test, b, test2):
@@ -141,8 +140,11 @@ class Brute:
         return min(test, test2) * (1.0 if same else process.TEST_SHARED)
 
     def assume(self, degradations):
-        """Take the noise of looks whose true degradations are these."""
-        self.noise = [self.errors(*pair) for pair in zip(self.rows, degradations, strict=True)]
+        """Take what looks show, and its noise, as if their true degradations were these."""
+        pairs = list(zip(self.rows, degradations, strict=True))
+        self.noise = [self.errors(*pair) for pair in pairs]
+        shown = [self.slope(*pair) * ratio for pair, ratio in zip(pairs, self.ratio, strict=True)]
+        self.residual = np.array(shown) - np.array([self.mean(*row) for row in self.rows])
 
     def covariance(self, scale, noise=None):
         """Return that of the responses of all looks."""
@@ -156,7 +158,9 @@ class Brute:
     def believed(self, scale):
         """Return the degradations that all looks together expect of each."""
         cross = np.array([[self.latent(a, b, scale) for b in self.rows] for a in self.rows])
-        latent = self.shown - self.residual + cross @ np.linalg.solve(self.covariance(scale), self.residual)
+        latent = np.array([self.mean(*row) for row in self.rows]) + cross @ np.linalg.solve(
+            self.covariance(scale), self.residual
+        )
         return [
             min(math.exp(g) * (self.tolerance(row) + C) - C, MAX_DEGRADATION)
             for g, row in zip(latent, self.rows, strict=True)
@@ -184,9 +188,10 @@ class Brute:
 
     def log_probability(self, scale):
         """Return that of what was shown, and of the multipliers a priori."""
-        covariance = self.covariance(scale, self.to_learn)
+        noise, residual = self.to_learn
+        covariance = self.covariance(scale, noise)
         prior = sum(norm(0, process.LOG_SD).logpdf(math.log(value)) for value in scale.values())
-        return multivariate_normal(cov=covariance).logpdf(self.residual) + prior
+        return multivariate_normal(cov=covariance).logpdf(residual) + prior
 
 
 @pytest.fixture(scope="module", params=range(4))
@@ -244,16 +249,12 @@ def test_a_heal_to_come_is_as_noisy_as_those_of_its_cell_were(case):
         own = [look for look in looks[cell] if look.rung == "full"] or [
             look for cell in looks for look in cell if look.rung == "full"
         ]
-        cells = [next(i for i, theirs in enumerate(looks) if look in theirs) for look in own]
-        scaled = [
-            look.se * (1 + SPACES[i].tolerance) / (1 + held(look.degradation))
-            for look, i in zip(own, cells, strict=True)
-        ]
         test, seed = posterior.noise(cell)
-        se = np.median(scaled)
-        assert test == pytest.approx((se / (space.tolerance + C)) ** 2)
+        se = np.median([look.se / (1 + held(look.degradation)) for look in own])
+        slope = (1 + space.tolerance) / (space.tolerance + C)  # at the tolerance, of the response on the log ratio
+        assert test == pytest.approx((se * slope) ** 2)
         sd = math.hypot(process.SEED_SD, se) * posterior.scale["seed"]
-        assert seed == pytest.approx((sd / (space.tolerance + C)) ** 2)
+        assert seed == pytest.approx((sd * slope) ** 2)
 
 
 def test_multipliers_are_more_probable_than_their_neighbours(case):
@@ -357,7 +358,7 @@ def test_repeats_average_the_seed_and_not_the_test_set():
     prior.scale = posterior.scale
     before = prior.predict(0, [block])[1][0]
     true = degradation_of(expected, TOLERANCE)
-    test = (se * (1 + true) / (1 + TOLERANCE) * response(true, TOLERANCE) / (true - TOLERANCE)) ** 2
+    test = (se / (1 + TOLERANCE) * response(true, TOLERANCE) / math.log((1 + true) / (1 + TOLERANCE))) ** 2
     assert left[400] == pytest.approx(before * test / (before + test), rel=0.02)
 
 
@@ -495,8 +496,14 @@ def test_harm_that_another_heal_confirms_is_no_accident():
     assert p[2] < 0.1
 
 
-def test_a_look_is_as_many_errors_from_the_tolerance_in_its_response_as_in_its_degradation():
+def test_a_look_is_as_many_errors_from_the_tolerance_in_its_response_as_in_the_logarithm_of_its_ratio():
     for true in (-0.02, 0.0, 0.1, 0.2499, 0.25, 0.2501, 0.6, 3.0):
-        test, _ = process._variances(0.03, np.array(true), 0.25)
-        se = 0.03 * (1 + true) / 1.25
-        assert response(true, 0.25) / math.sqrt(test) == pytest.approx((true - 0.25) / se, abs=1e-6)
+        test, _ = process._variances(0.03, process.secant(np.array(true), 0.25))
+        assert response(true, 0.25) / math.sqrt(test) == pytest.approx(math.log((1 + true) / 1.25) / 0.03, abs=1e-6)
+
+
+def test_a_wide_error_far_beyond_the_tolerance_leaves_no_doubt():
+    """Twelve times the errors of a base that makes few, give or take a third, is not one and a quarter times them."""
+    look = Look(start=11, depth=8, degradation=11.19, se=3.8)
+    posterior = Posterior([_space(30, max_depth=20)], [[look]])
+    assert posterior.p_within(0, [(11, 8)])[0] < 0.01
