@@ -239,8 +239,10 @@ PROFILES = {
             heal={
                 "*": HealRecipe(train=TrainRecipe(num_steps=200, batch_size=16, peak_lr=1e-3), num_train=800),
                 "135m": HealRecipe(
-                    train=TrainRecipe(num_steps=60, batch_size=8, peak_lr=5e-4),
-                    num_train=480,
+                    # The rate by the selection split (asr en, layers 11-18 removed, 200 steps): WER 7.1 % at 5e-4 and
+                    # 3.8 % at 2e-3, where the unpruned model's is 4.4 %.
+                    train=TrainRecipe(num_steps=120, batch_size=8, peak_lr=2e-3),
+                    num_train=960,
                 ),
             },
             num_selection=240,
