@@ -61,7 +61,8 @@ def test_healing_is_the_profiles_but_for_what_was_changed(make_settings):
     assert changed == dataclasses.replace(usual, r=8, train=dataclasses.replace(usual.train, num_steps=7))
     assert make_settings(heal={}).heal_recipe(CELL) == usual
     larger = dataclasses.replace(CELL, family="llama", scale="135m")
-    assert make_settings(heal={"num_steps": 7}).heal_recipe(larger).train.peak_lr == PROFILES["pocket"].heal["135m"].train.peak_lr
+    own = PROFILES["pocket"].heal["135m"].train
+    assert make_settings(heal={"num_steps": 7}).heal_recipe(larger).train.peak_lr == own.peak_lr != usual.train.peak_lr
 
 
 @pytest.mark.parametrize(
