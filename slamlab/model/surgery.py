@@ -79,6 +79,11 @@ def receiving_layer(block: LayerBlock, num_layers: int, side: Literal["before", 
     return max(before, 0) if side == "before" else min(before + 1, last)
 
 
+def original_index(layer: int, block: LayerBlock) -> int:
+    """Return which layer of the whole decoder a layer of the pruned one is."""
+    return layer if layer < block.start else layer + block.depth
+
+
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the decoder layers of a causal language model, also inside PEFT's wrapper or a SpeechLLM's.
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from slamlab.errors import StoreError
-from slamlab.report import method, published, scores, tables
+from slamlab.report import controls, method, published, scores, tables
 from slamlab.report.answers import headline, verdict_counts
 from slamlab.report.curves import view_curves
 from slamlab.report.drawing import Image
@@ -136,13 +136,15 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
         if curves
         else joint_headline(joints, [view.answer for view in joint_views], tolerance)
         if joints
-        else headline(cells, [view.answer for view in cell_views], tolerance),
+        else _headline(cells, [view.answer for view in cell_views], tolerance),
         "verdict_counts": [] if curves else verdict_counts(verdicts),
         "counted": ("base", "bases") if joints else ("cell", "cells"),
         "tolerance": percent(tolerance),
         "curves": curves,
         "joints": joint_views,
-        "cells_table": tables.cells_table(cells, anchors, split="selection" if joints else "test"),
+        "cells_table": tables.cells_table(
+            cells, anchors, split="selection" if joints else "test", others=_control_column(cells)
+        ),
         "against_paper": None if curves else published.against_paper(cells, anchors, sweep["corpus"]["name"]),
         "cells": cell_views,
         "probes_table": tables.probes_table(probes, cells),
@@ -162,6 +164,18 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
         "signatures": _signatures(cells, stand_ins),
         "failures": _failures(cells, probes, joints),
     }
+
+
+def _headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], tolerance: float) -> str:
+    """Return the answer of a sweep, with what its controls say where it is about several cells."""
+    told = headline(cells, answers, tolerance)
+    return told if told in answers else told + controls.headline(cells)
+
+
+def _control_column(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return the column of what answers cost against their controls, none where no cell has a control."""
+    compared = [controls.of_cell(cell) for cell in cells]
+    return [(controls.HEADING, [controls.in_short(one) for one in compared])] if any(compared) else []
 
 
 def _failures(

@@ -5,12 +5,16 @@ degradations are fractions (0.25 is 25 %), BLEU and chrF run from 0 to 100, laye
 seconds.
 
 Parts that came later are optional, so that older files still render: `sweep.search`, `sweep.scoring`, `rungs`,
-`joints`, `curves`, `speed` of a healed model, of a probe `rung`, `repeat`, `se` and `p_feasible`, and of any score
-counts of degenerate answers, another metric's value in `also`, and `num_planned` with `stopped_early`: the utterances
-that a full scoring takes, and why it took fewer, which only a probe may. A probe without a rung is a full heal; only a
-full heal has a verdict. An
-entry of `curves` names, by method, the blocks that the curves of a cell are made of; what they cost is in the probes. A
-sweep of curves answers nothing: the verdict of its cells is `none`.
+`joints`, `curves`, `control` of an answer, `speed` of a healed model, of a probe `rung`, `repeat`, `se` and
+`p_feasible`, and of any score counts of degenerate answers, another metric's value in `also`, and `num_planned` with
+`stopped_early`: the utterances that a full scoring takes, and why it took fewer, which only a probe may. A probe
+without a rung is a full heal; only a full heal has a verdict. An entry of `curves` names, by method, the blocks that
+the curves of a cell are made of; what they cost is in the probes. A sweep of curves answers nothing: the verdict of its
+cells is `none`.
+
+`control` tells what the same heal does with nothing removed: `receiver`, the layer that got LoRA, and `splits`, which
+have the control's score as `baseline` and the answer's model compared with it as `pruned` (of a joint answer a list of
+these, one a member); or the `reason` why it was not measured.
 
 `speed` stands in a cell's `pruned`, or in a joint answer: runs, each with the unpruned model's time over the healed
 one's in every turn (`ratios`), for so many utterances (`batch_size`) and tokens of each answer (`num_tokens`).
@@ -248,6 +252,30 @@ def _check_cell(cell: Any, where: str, source: str) -> None:
             check_counts(scores["pruned"], f"{inner}.pruned", source, may_stop=name == "selection")
             one_of(scores["pruned"].get("verdict"), (*PROBE_VERDICTS, None), f"{inner}.pruned.verdict", source)
             check_speed(scores["pruned"], f"{inner}.pruned", source)
+    _check_control(cell, None, where, source)
+
+
+def _check_control(record: Mapping[str, Any], num_members: int | None, where: str, source: str) -> None:
+    """Check the control of an answer, where it has one; `num_members` of a joint answer."""
+    control = record.get("control")
+    if control is None:
+        return
+    where = f"{where}.control"
+    if "splits" not in control:
+        require(control, {"reason": str}, where, source)
+        return
+    require(control, {"receiver": int, "splits": dict if num_members is None else list}, where, source)
+    if num_members is not None:
+        one_a_member(control["splits"], num_members, f"{where}.splits", source)
+    for splits in [control["splits"]] if num_members is None else control["splits"]:
+        require(splits, {"test": dict}, f"{where}.splits", source)
+        for split, scores in splits.items():
+            inner = f"{where}.splits.{split}"
+            require(scores, {"baseline": dict, "pruned": dict}, inner, source)
+            require(scores["baseline"], _SCORE, f"{inner}.baseline", source)
+            require(scores["pruned"], {**_PRUNED, "verdict": str}, f"{inner}.pruned", source)
+            check_interval(scores["pruned"]["ci95"], f"{inner}.pruned.ci95", source)
+            one_of(scores["pruned"]["verdict"], PROBE_VERDICTS, f"{inner}.pruned.verdict", source)
 
 
 def _check_probe(probe: Any, where: str, source: str) -> None:
@@ -293,6 +321,7 @@ def _check_joint(joint: Any, where: str, source: str) -> None:
         require(prediction, fields, f"{where}.prediction", source)
     if joint.get("tests") is None:
         return
+    _check_control(joint, len(members), where, source)
     require(joint, {"tests": list}, where, source)
     one_a_member(joint["tests"], len(members), f"{where}.tests", source)
     for i, splits in enumerate(joint["tests"]):

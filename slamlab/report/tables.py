@@ -95,10 +95,17 @@ def removed(record: Mapping[str, Any]) -> str:
     return f"{record['max_depth']} of {record['num_layers']} ({percent(record['max_fraction'])})".replace(" ", NBSP)
 
 
-def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str], *, split: str = "test") -> Table:
+def cells_table(
+    cells: Sequence[Mapping[str, Any]],
+    anchors: Sequence[str],
+    *,
+    split: str = "test",
+    others: Sequence[tuple[str, Sequence[str]]] = (),
+) -> Table:
     """Return one row a cell: the answer, with its scores on a split, `test` or `selection`.
 
-    Speed has a column where any cell's healed model was timed.
+    Speed has a column where any cell's healed model was timed; `others` are further columns, a heading and a text a
+    cell.
     """
     columns: tuple[str, ...] = (
         "Decoder, encoder, task",
@@ -113,12 +120,17 @@ def cells_table(cells: Sequence[Mapping[str, Any]], anchors: Sequence[str], *, s
     speeds = [(cell.get("pruned") or {}).get("speed") for cell in cells]
     timed = any(speeds)
     columns += ("Times as fast [range]",) if timed else ()
+    columns += tuple(heading for heading, _ in others)
     rows = tuple(
         Row(
-            texts=_cell_texts(cell, split) + ((speedup(speed) if speed else DASH,) if timed else ()),
+            texts=(
+                *_cell_texts(cell, split),
+                *((speedup(speed) if speed else DASH,) if timed else ()),
+                *(texts[i] for _, texts in others),
+            ),
             anchor=anchor,
         )
-        for cell, speed, anchor in zip(cells, speeds, anchors, strict=True)
+        for i, (cell, speed, anchor) in enumerate(zip(cells, speeds, anchors, strict=True))
     )
     return Table(columns=columns, rows=rows, numeric=frozenset(range(2, len(columns))))
 

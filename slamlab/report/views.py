@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from slamlab.report import early, scores, tables
+from slamlab.report import controls, early, scores, tables
 from slamlab.report import joints as joint_parts
 from slamlab.report.answers import cell_answer
 from slamlab.report.drawing import Image
@@ -43,6 +43,8 @@ class CellView:
         signatures: (metric, signature) of the scores.
         guards: How many answers are degenerate, None where that is not recorded.
         guards_note: How to read that.
+        control: The pruned model against the same heal with nothing removed, None where that was not made.
+        control_note: How that was made.
         underlined: The part of `samples_rule` that holds only where underlining can be shown.
         notes: One sentence for everything that could not be shown.
     """
@@ -57,6 +59,8 @@ class CellView:
     signatures: tuple[tuple[str, str], ...]
     guards: Table | None
     guards_note: str
+    control: Table | None
+    control_note: str
     figures: tuple[Figure, ...]
     samples: tuple[Sample, ...]
     samples_rule: str
@@ -73,6 +77,8 @@ class JointView:
         predicted: What the cells' own looks say of it, empty where that is not recorded.
         heals: None where none was made.
         costs: What every complete joint heal cost every cell, None where there is none.
+        control: The joint model against the same heal with nothing removed, None where that was not made.
+        control_note: How that was made.
     """
 
     anchor: str
@@ -83,6 +89,8 @@ class JointView:
     predicted: str
     heals: Table | None
     costs: Table | None
+    control: Table | None
+    control_note: str
     facts: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
@@ -108,6 +116,8 @@ def view_joints(
         notes = [] if joint.get("tests") else ["No joint model was scored on the test split."]
         if not joint["heals"]:
             notes.append("No joint heal was made.")
+        if reason := (joint.get("control") or {}).get("reason"):
+            notes.append(f"What the same joint heal does with nothing removed is not known: {str(reason).rstrip('.')}.")
         views.append(
             JointView(
                 anchor=f"joint-{i:02d}",
@@ -118,6 +128,8 @@ def view_joints(
                 predicted=joint_parts.predicted(joint),
                 heals=joint_parts.joint_heals_table(joint) if joint["heals"] else None,
                 costs=joint_parts.costs_table(joint) if any(map(_complete, joint["heals"])) else None,
+                control=controls.joint_table(joint, known),
+                control_note=controls.note(joint),
                 facts=tuple(joint_parts.joint_facts(joint, known)),
                 notes=tuple(notes),
             )
@@ -172,13 +184,16 @@ def view_cell(
         anchor=anchor,
         name=tables.cell_name(cell),
         badge=Badge(cell_verdict(cell)),
-        answer=cell_answer(cell, len({(p["start"], p["depth"]) for p in probes if is_full(p)}), tolerance),
+        answer=cell_answer(cell, len({(p["start"], p["depth"]) for p in probes if is_full(p)}), tolerance)
+        + controls.sentence(cell),
         warning=scores.guards_warning(cell, joint) if answered else "",
         facts=tuple(_facts(cell, probes)),
         scores=scores.scores_table(cell) if answered else None,
         signatures=tuple(scores.signatures(cell, joint)) if answered else (),
         guards=scores.guards_table(cell, joint) if answered else None,
         guards_note=scores.guards_note(piece),
+        control=controls.cell_table(cell) if answered else None,
+        control_note=controls.note(cell),
         figures=tuple(figures),
         samples=tuple(samples),
         samples_rule=rule,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from slamlab.model.surgery import LayerBlock, original_index, receiving_layer
 from slamlab.scoring.bootstrap import Degradation
 from slamlab.scoring.records import read_records
 from slamlab.scoring.score import degradation
@@ -109,9 +110,20 @@ class Campaign:
         self.ledgers[request.cell].fail(request, reason)
         self._changed(request.cell)
 
-    def judge(self, cell: Cell, record: Mapping[str, Any], split: str) -> dict[str, Any]:
-        """Compare a pruned model's hypotheses on a split with the base's; what this one model alone shows."""
-        compared = self._compare(cell, record["scores"][split], split)
+    def judge(
+        self, cell: Cell, record: Mapping[str, Any], split: str, *, unpruned: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Compare a pruned model's hypotheses on a split with an unpruned one's; what this one model alone shows.
+
+        Args:
+            cell: The cell.
+            record: Of the pruned model.
+            split: Where both were scored.
+            unpruned: Record of the unpruned model, None for the base's.
+        """
+        unpruned = unpruned or self.ledgers[cell].singles["base"].record
+        assert unpruned is not None  # a probe runs only once its base is there
+        compared = self._compare(cell, unpruned["scores"][split], record["scores"][split])
         return {
             "value": record["scores"][split]["value"],
             "relative_degradation": _finite(compared.value),
@@ -162,7 +174,7 @@ class Campaign:
             return self._probe(cell, proposal)
         if not self._quiet(_decoder(cell)) or (self.settings.joint and not is_joint):
             return None
-        return self._final(cell, ledger)
+        return self._final(cell, ledger) or self._control(cell, ledger)
 
     def _probe(self, cell: Cell, proposal: Proposal) -> Request:
         """Return a proposal as a request: a block that was healed before is healed from another seed."""
@@ -195,6 +207,35 @@ class Campaign:
             repeat=probe["repeat"],
         )
         return _attempt(request, Attempts(reasons=final.reasons))
+
+    def _control(self, cell: Cell, ledger: CellLedger) -> Request | None:
+        """Return the control of a cell's answer, unless none is asked for, or it is there or cannot be had."""
+        final, control = ledger.singles["final"], ledger.singles["control"]
+        if not self.settings.control or final.record is None or final.failed or control.failed:
+            return None
+        if any(request.cell == cell for request in self.running) or self.control_of(cell, final.record) is not None:
+            return None
+        request = Request(
+            kind="joint_control" if cell.task == JOINT else "control",
+            cell=cell,
+            start=self.receiver(cell, final.record),
+            repeat=final.record["repeat"],
+        )
+        return _attempt(request, Attempts(reasons=control.reasons))
+
+    def receiver(self, cell: Cell, final: Mapping[str, Any]) -> int:
+        """Return which layer of the whole decoder received the heal of a final's model."""
+        base = self.ledgers[cell if cell.task != JOINT else self.members(cell)[0]].singles["base"].record
+        assert base is not None
+        block = LayerBlock(final["start"], final["depth"])
+        side = self.settings.heal_recipe(cell).side
+        return original_index(receiving_layer(block, base["num_layers"], side), block)
+
+    def control_of(self, cell: Cell, final: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the record of a final's control, None where it was not run."""
+        control = self.ledgers[cell].singles["control"].record
+        wanted = self.receiver(cell, final), final["repeat"]
+        return control if control and (control["start"], control["repeat"]) == wanted else None
 
     def _quiet(self, decoder: tuple[str, str]) -> bool:
         """Say whether nothing more will be learned about a decoder's cells one by one."""
@@ -252,13 +293,11 @@ class Campaign:
             factors={"encoder": cell.encoder, "task": cell.task, "language": cell.language},
         )
 
-    def _compare(self, cell: Cell, score: Mapping[str, Any], split: str) -> Degradation:
+    def _compare(self, cell: Cell, base: Mapping[str, Any], score: Mapping[str, Any]) -> Degradation:
         """Return the degradation of a pruned model's score on the utterances that it was scored on."""
-        base = self.ledgers[cell].singles["base"].record
-        assert base is not None  # a probe runs only once its base is there
         pruned = read_records(self.store.root / score["hypotheses"])
         scored = {record.id for record in pruned}  # some of the base's, of a cheap rung or a probe stopped early
-        unpruned = read_records(self.store.root / base["scores"][split]["hypotheses"])
+        unpruned = read_records(self.store.root / base["hypotheses"])
         return degradation(
             [record for record in unpruned if record.id in scored],
             pruned,

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from slamlab.errors import exit_on_user_error
 
-OF_SEARCHES, OF_CURVES = ("sampler", "price", "max_heals", "rungs"), ("methods", "depths", "heal")
+OF_SEARCHES = ("sampler", "price", "max_heals", "rungs", "control")
+OF_CURVES = ("methods", "depths", "heal")
 """Options of one kind of sweep alone."""
 
 
@@ -46,6 +47,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         price: Annotated[float, typer.Option(help="frontier: layers that one more heal must promise. Less: more heals, fewer layers missed.")] = 0.2,
         max_heals: Annotated[int | None, typer.Option(help="Heals a cell at most; default: 6 for frontier, 16 for random, tpe, gp.")] = None,
         rungs: Annotated[list[str], typer.Option(help="Looks that may be taken: full, and cheaper ones (unhealed, short) that frontier uses while they pay.")] = ["full"],
+        control: Annotated[bool, typer.Option("--control", help="Also heal each answer's model with nothing removed, and compare with that: a heal is more training too. One more heal a cell.")] = False,
         methods: Annotated[list[str], typer.Option(help="Which block of each depth: paper (least angular distance), deepest (the last layers but the very last), random.")] = ["paper", "deepest", "random"],
         depths: Annotated[list[str], typer.Option(help="Layers to remove: counts (1,2,4) or fractions of them (0.1,0.25); default: every depth up to 3/4 of the layers.")] = [],
         heal: Annotated[bool, typer.Option("--heal/--no-heal", help="Heal every block too, or score all only as they are cut.")] = True,
@@ -115,7 +117,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 chosen, name=name or title, families=families,
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
                 heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
-                joint=joint, **search, **scoring,
+                joint=joint, control=control, **search, **scoring,
                 workers=launch.default_workers(chosen, address) if workers is None else workers,
             )  # fmt: skip
             if plan:

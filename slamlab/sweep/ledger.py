@@ -3,8 +3,9 @@
 A probe is an Optuna trial with parameters `depth`, `start` and `rung`, chosen by the sampler of the cell's search; its
 value is the fraction of layers removed (to be maximised) under the constraint `degradation` <= 0, Optuna's name for
 "within the tolerance". What the trial measured lies in the store under the trial's fingerprint; the study holds that
-fingerprint and what the search reads and a dashboard shows. Base and final trials have no parameters to search, so they
-are attributes of the study. A joint search has a study of its own, whose trials hold a list, one entry a member.
+fingerprint and what the search reads and a dashboard shows. Base, final and control trials have no parameters to
+search, so they are attributes of the study. A joint search has a study of its own, whose trials hold a list, one entry
+a member.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ MAX_ATTEMPTS = 2
 """A trial that failed is tried once more, then reported."""
 INTERRUPTED = "interrupted"
 """Marks a trial whose driver died: it did not fail, it was never finished."""
+
+SINGLES = ("base", "final", "control")
+"""What a cell has one of at a time."""
 
 Key = tuple[int, int, str, int]
 """Depth, start, rung and repeat of a probe."""
@@ -77,7 +81,7 @@ class CellLedger:
                 optuna.Trial(self.study, trial._trial_id).set_user_attr(INTERRUPTED, True)
             self.study.tell(trial.number, state=TrialState.FAIL)
         self._forget_lost(storage)
-        self.singles = {kind: self._read_single(kind) for kind in ("base", "final")}
+        self.singles = {kind: self._read_single(kind) for kind in SINGLES}
         self.probes = self._read_probes()
 
     def attempts(self, request: Request) -> Attempts:
@@ -177,7 +181,7 @@ def open_ledger(settings: Settings, store: Store, cells: tuple[Cell, ...]) -> di
 
 
 def _single(request: Request) -> str:
-    return "base" if request.kind == "base" else "final"
+    return request.kind.removeprefix("joint_")
 
 
 def _key_of(request: Request) -> Key:

@@ -34,7 +34,7 @@ class CellPlan:
         cell: The cell.
         origin: Where its base comes from: `shipped`, `given`, `trained` (kept in the store), or `to be trained`.
         num_layers: Layers of the decoder.
-        num_others: Trials beside the heals: the base, and the final scoring of an answer of its own.
+        num_others: Trials beside the heals: the base, and the final scoring and the control of an answer of its own.
         num_looks: Looks of a curve at a model as it is cut; what else looks without a full heal is not foreseen.
         num_probes: Full heals expected, as :func:`~slamlab.search.strategies.expected_num_heals` says.
         max_probes: Heals at most.
@@ -59,6 +59,7 @@ class Estimate:
 
     cells: tuple[CellPlan, ...]
     workers: int
+    controls: bool = False
 
     @property
     def num_expected(self) -> float:
@@ -111,6 +112,7 @@ def estimate(settings: Settings, store: Store) -> Estimate:
         device_s = None
         if seconds is not None:
             device_s = seconds["base"] + num_probes * seconds["probe"] + (seconds["final"] if answers else 0)
+            device_s += seconds["probe"] + seconds["final"] if answers and settings.control else 0
             # A base is scored on all splits, mapped beside: a look scores a part of one.
             device_s += num_looks * seconds["base"] / 3 * RUNGS["unhealed"].score_fraction
             device_s += _train_seconds(settings, cell) if trains else 0.0
@@ -120,7 +122,7 @@ def estimate(settings: Settings, store: Store) -> Estimate:
                 cell=cell,
                 origin=found[1] if found else "to be trained",
                 num_layers=spec.num_layers,
-                num_others=2 if answers else 1,
+                num_others=1 + answers + (answers and settings.control),
                 num_probes=num_probes,
                 max_probes=max_probes,
                 device_s=device_s,
@@ -130,7 +132,7 @@ def estimate(settings: Settings, store: Store) -> Estimate:
         )
     if settings.joint:
         cells += [_joint_plan(settings, timings, joint) for joint in dict.fromkeys(map(joint_cell, settings.cells))]
-    return Estimate(cells=tuple(cells), workers=settings.workers)
+    return Estimate(cells=tuple(cells), workers=settings.workers, controls=settings.control)
 
 
 def _looks(settings: Settings, num_layers: int) -> tuple[int, float, int]:
@@ -150,11 +152,12 @@ def _joint_plan(settings: Settings, timings: dict[tuple[str, str], list[float]],
     device_s = None
     if seconds is not None:
         device_s = len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
+        device_s += len(members) * (seconds["probe"] + seconds["final"]) if settings.control else 0
     return CellPlan(
         cell=joint,
         origin="that of its members",
         num_layers=spec.num_layers,
-        num_others=1,
+        num_others=1 + settings.control,
         num_probes=JOINT_HEALS,
         max_probes=MAX_JOINT_HEALS,
         device_s=device_s,
@@ -178,7 +181,8 @@ def table(expected: Estimate) -> Table:
             f"{cell.disk_bytes / 1e9:.2f} GB",
         )
     device, wall = ("never timed" if s is None else clock(s) for s in (expected.device_s, expected.wall_s))
-    each = "a base, its heals and a final scoring for each cell"
+    each = f"a base, its heals{', a final scoring and a control' if expected.controls else ' and a final scoring'}"
+    each += " for each cell"
     if expected.num_looks:
         each = f"a base and its heals for each cell; {expected.num_looks} looks at most without a heal besides"
     shown.caption = (

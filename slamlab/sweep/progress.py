@@ -55,7 +55,7 @@ class Watcher:
         elif request.kind == "joint":
             changes = zip(record["scores"], record["relative_degradation"], record["ci95"], strict=True)
             found = "; ".join(f"{escape(name)} {_change(change, ci95)}" for name, change, ci95 in changes)
-        elif request.kind == "joint_final":
+        elif request.is_joint:
             found = "; ".join(f"{escape(name)} {_splits(scores)}" for name, scores in record["scores"].items())
         else:
             found = _splits(record["scores"])

@@ -179,7 +179,7 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
         verdict, reason = "undecided", _worthless(base.record)
     if campaign.settings.curve:
         reason = "a sweep of curves explores the selection split and gives no answer: max_prune.py searches for one"
-    records = _records([base, final, *ledger.probes.values()])
+    records = _records([*ledger.singles.values(), *ledger.probes.values()])
     answer = {
         **cell.as_dict(),
         "num_layers": base.record["num_layers"],
@@ -209,9 +209,39 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
             "baseline": _score(base.record["scores"]["test-voices"]),
             "pruned": pruned.get("test-voices"),
         }
+    if "test" in pruned:
+        answer |= _control(campaign, cell, final.record, (cell,))
     if reason:
         answer["reason"] = reason
     return answer
+
+
+def _control(campaign: Campaign, cell: Cell, final: dict[str, Any] | None, members: tuple[Cell, ...]) -> dict[str, Any]:
+    """Return a final's control and the pruned model compared with it, by split; for a joint answer a list of these.
+
+    Nothing where no control was asked for; a reason where it failed or was not run.
+    """
+    if final is None or not campaign.settings.control:
+        return {}
+    control = campaign.control_of(cell, final)
+    if control is None:
+        reasons = campaign.ledgers[cell].singles["control"].reasons
+        return {"control": {"reason": "; then: ".join(reasons) or "not run"}}
+    compared = []
+    for member in members:
+        healed, pruned = (
+            {"scores": one["scores"][member.name] if cell.task == JOINT else one["scores"]} for one in (control, final)
+        )
+        compared.append(
+            {
+                split: {
+                    "baseline": _score(score),
+                    "pruned": _score(pruned["scores"][split]) | campaign.judge(member, pruned, split, unpruned=healed),
+                }
+                for split, score in healed["scores"].items()
+            }
+        )
+    return {"control": {"receiver": control["start"], "splits": compared if cell.task == JOINT else compared[0]}}
 
 
 def _is_of(final: dict[str, Any], probe: dict[str, Any]) -> bool:
@@ -346,6 +376,7 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
         }
         for one in members
     ]
+    answer |= _control(campaign, joint, final.record, tuple(members))
     doubtful = [
         one.name for one, test in zip(members, answer["tests"], strict=True) if test["test"]["verdict"] != "feasible"
     ]

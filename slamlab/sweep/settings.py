@@ -51,6 +51,7 @@ class Settings:
         max_heals: Full heals a cell at most, None for the strategy's own limit.
         rungs: Looks that may be taken; `full` always is.
         joint: Whether one block is wanted for all cells of a base together.
+        control: Whether each answer is also compared with the same heal of the whole decoder.
         curve: What is looked at where a curve over depths is wanted in place of an answer: no sampler chooses, then.
         num_beams: Beams of decoding; 1 decodes greedily, as in the paper.
         resample: What the bootstrap draws: `utterance` or `speaker`.
@@ -78,6 +79,7 @@ class Settings:
     max_heals: int | None = None
     rungs: tuple[str, ...] = ("full",)
     joint: bool = False
+    control: bool = False
     curve: Curve | None = None
     num_beams: int = 1
     resample: Literal["utterance", "speaker"] = "utterance"
@@ -171,10 +173,11 @@ class Request:
 
     Attributes:
         kind: `base` scores the unpruned model and maps its redundancy; `probe` removes a block, heals, and scores on
-            the selection split; `final` scores a full probe's model on the splits that are reported. `joint` and
-            `joint_final` do the same as `probe` and `final` with one model for all cells of a base.
+            the selection split; `final` scores a full probe's model on the splits that are reported; `control` removes
+            nothing, heals, and scores on these. `joint`, `joint_final` and `joint_control` do the same as `probe`,
+            `final` and `control` with one model for all cells of a base.
         cell: The cell; of a joint, that of :func:`~slamlab.sweep.cells.joint_cell`.
-        start: First layer removed; the base has all.
+        start: First layer removed; the base has all. Of a control, the layer that its heal puts LoRA on.
         depth: Layers removed.
         rung: How closely a probe looks, as in :data:`~slamlab.zoo.profiles.RUNGS`.
         repeat: Which heal of this very block it is, from 0: each has a seed of its own, so that repeats show the
@@ -185,7 +188,7 @@ class Request:
         OptionError: An unknown rung, a rung below full that is no probe's, or a repeat below 0.
     """
 
-    kind: Literal["base", "probe", "final", "joint", "joint_final"]
+    kind: Literal["base", "probe", "final", "control", "joint", "joint_final", "joint_control"]
     cell: Cell
     start: int = 0
     depth: int = 0
@@ -209,7 +212,12 @@ class Request:
     @property
     def is_joint(self) -> bool:
         """Whether one model answers for all cells of a base."""
-        return self.kind in ("joint", "joint_final")
+        return self.kind in ("joint", "joint_final", "joint_control")
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing is removed before the heal."""
+        return self.kind in ("control", "joint_control")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as plain data."""

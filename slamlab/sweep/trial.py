@@ -69,6 +69,8 @@ class Bench(TrialFacts):
             "final": self._run_final,
             "joint": self._run_pruned,
             "joint_final": self._run_final,
+            "control": self._run_control,
+            "joint_control": self._run_control,
         }[request.kind]
         record = yield from run(request)
         if "wall_seconds" not in record:  # else it was read, not computed
@@ -153,6 +155,19 @@ class Bench(TrialFacts):
             "checkpoint": self.store.relative(checkpoint),
             **({"speed": speed} if speed else {}),
         }
+
+    def _run_control(self, request: Request) -> Steps:
+        """Heal the whole decoder as a pruned one was, and score it where that was scored.
+
+        A heal is also more training. What this model gains over the base it gains by that alone.
+        """
+        base = yield from self._get_base(request.cell)
+        facts = self._final_facts(request, base)
+        if known := self.store.read_record(fingerprint(facts)):
+            return known
+        scores = yield from self._score_pruned(request, base, SPLITS[2:])
+        self.store.drop_folder(self.store.checkpoint_folder(fingerprint(self._model_facts(request, base))))
+        return {**self._pruned_record(request, facts, base, scores), "repeat": request.repeat}
 
     def _pruned_record(
         self, request: Request, facts: dict[str, Any], base: Base, scores: dict[str, Any]
@@ -266,7 +281,9 @@ class Bench(TrialFacts):
         pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
         if recipe is None:
             return pruned
-        receiver = surgery.receiving_layer(block, len(surgery.decoder_layers(model.decoder)), recipe.side)
+        receiver = block.start
+        if not request.is_control:
+            receiver = surgery.receiving_layer(block, len(surgery.decoder_layers(model.decoder)), recipe.side)
         jobs = [
             (utterance, member.task)
             for member in self._members(request)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Gemma3nTextConfig, SmolLM3Config
 
 from slamlab.errors import ModelError
 from slamlab.model.slam import left_pad
-from slamlab.model.surgery import LayerBlock, decoder_layers, receiving_layer, skipping, without
+from slamlab.model.surgery import LayerBlock, decoder_layers, original_index, receiving_layer, skipping, without
 
 BLOCKS = [LayerBlock(0, 1), LayerBlock(0, 2), LayerBlock(1, 1), LayerBlock(1, 2), LayerBlock(2, 1)]
 
@@ -204,6 +204,14 @@ def test_receiving_layer(start, depth, before, after):
     block = LayerBlock(start, depth)
     assert receiving_layer(block, 10) == receiving_layer(block, 10, "before") == before
     assert receiving_layer(block, 10, "after") == after
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_layer_of_the_pruned_decoder_is_found_in_the_whole_one(decoder, block):
+    whole, pruned = decoder_layers(decoder), decoder_layers(without(decoder, block))
+    for index, layer in enumerate(pruned):
+        same = dict(whole[original_index(index, block)].named_parameters())
+        assert all(torch.equal(weight, same[name]) for name, weight in layer.named_parameters())
 
 
 def test_receiving_layer_wants_a_side():

@@ -34,6 +34,7 @@ SPLITS = ("selection", "test", "test-voices")
 NUM_UTTERANCES = 40
 BASE_RATE = 0.12
 SECONDS = {"base": 30.0, "probe": 20.0, "final": 10.0, "joint": 60.0, "joint_final": 30.0}
+SECONDS |= {"control": 25.0, "joint_control": 75.0}
 SPEED = {
     "device": "cpu",
     "dtype": "float32",
@@ -79,6 +80,7 @@ class World:
         test_edges: The same as `edges` for the splits that are reported, where it differs.
         base_rate: Share of words that a base gets wrong.
         failures: How often a trial fails before it succeeds, by (kind, cell, depth).
+        training: Share of a base's errors that a heal with nothing removed leaves.
         timed: Whether finals tell how fast their models are, which older ones do not.
     """
 
@@ -93,11 +95,12 @@ class World:
         test_edges: Mapping[Cell, int] | None = None,
         base_rate: float = BASE_RATE,
         failures: Mapping[tuple[str, Cell, int], int] | None = None,
+        training: float = 1.0,
         timed: bool = True,
     ) -> None:
         self.settings, self.store = settings, Store(settings.store)
         self.edges, self.num_layers, self.harm, self.base_rate = edges, num_layers, harm, base_rate
-        self.test_edges, self.steepness = test_edges or edges, steepness
+        self.test_edges, self.steepness, self.training = test_edges or edges, steepness, training
         self.failures, self.timed = dict(failures or {}), timed
         self.computed: list[Request] = []
         self.trained: list[Request] = []
@@ -164,7 +167,8 @@ class World:
 
     @staticmethod
     def _splits(kind: str) -> tuple[str, ...]:
-        return {"base": SPLITS, "final": SPLITS[1:], "joint_final": SPLITS[1:]}.get(kind, SPLITS[:1])
+        reported = ("final", "joint_final", "control", "joint_control")
+        return SPLITS if kind == "base" else SPLITS[1:] if kind in reported else SPLITS[:1]
 
     def _members(self, request: Request) -> list[Cell]:
         """Return the cells that a trial scores."""
@@ -180,7 +184,7 @@ class World:
             rate = self.base_rate * (1 + degradation * (3 if scored.task == "st" else 1))  # BLEU moves less than WER
         elif request.depth > edges[scored]:
             rate = self.harm * (self.base_rate or BASE_RATE)
-        rate = min(1.0, rate * RUNG_HARM[request.rung])
+        rate = min(1.0, rate * RUNG_HARM[request.rung] * (self.training if request.is_control else 1.0))
         num_scored = RUNGS[request.rung].num_scored(NUM_UTTERANCES)
         repeat = 0 if request.rung == "unhealed" else request.repeat
         score, content = _answers(scored.task, scored.language, split, rate, num_scored, repeat)

@@ -349,3 +349,63 @@ def test_a_base_without_an_error_made_worse_is_judged_without_a_number(make_sett
             worse = depth > 4
             assert (found["relative_degradation"], found["ci95"]) == ((None, [None, None]) if worse else (0, [0, 0]))
             assert found["verdict"] == ("infeasible" if worse else "feasible")
+
+
+def test_a_control_follows_each_answer_and_is_compared_with_it(make_settings):
+    settings = make_settings(cells=(EN, LLAMA), control=True)
+    world = World(settings, EDGES, training=0.5)
+    campaign = drive(settings, world)
+    # Layers 7-10 go, and 6 receives. Nothing can go from the other decoder, so nothing is to be compared there.
+    (control,) = [one for one in world.computed if one.is_control]
+    assert control == Request(kind="control", cell=EN, start=6)
+    english, llama = results_of(campaign)["cells"]
+    assert english["verdict"] == "feasible", "the answer is still that against the base"
+    assert english["control"]["receiver"] == 6
+    assert list(english["control"]["splits"]) == ["test", "test-voices"]
+    for scores in english["control"]["splits"].values():
+        # Half of the base's errors went by training alone.
+        before, after = scores["baseline"]["value"], scores["pruned"]["value"]
+        assert scores["pruned"]["relative_degradation"] == pytest.approx(after / before - 1)
+        assert scores["pruned"]["relative_degradation"] > 0.5
+        assert scores["pruned"]["verdict"] == "infeasible"
+    assert english["control"]["splits"]["test"]["pruned"]["value"] == english["pruned"]["value"]
+    assert "control" not in llama
+
+
+def test_a_control_asked_for_later_is_all_that_is_computed(make_settings, alone):
+    settings = make_settings(cells=(EN, DE))
+    before = drive(settings, World(settings, EDGES))
+    again = make_settings(cells=(EN, DE), control=True)
+    world = World(again, EDGES)
+    after = drive(again, world)
+    assert [(one.kind, one.cell, one.start) for one in world.computed] == [("control", EN, 6), ("control", DE, 3)]
+    changed = ("control", "device_seconds", "wall_seconds")
+    told, without = (
+        [{name: value for name, value in one.items() if name not in changed} for one in results_of(campaign)["cells"]]
+        for campaign in (after, before)
+    )
+    assert told == without
+    for one, other in zip(results_of(after)["cells"], results_of(before)["cells"], strict=True):
+        assert one["device_seconds"] == other["device_seconds"] + 25.0, "a control costs what it costs"
+
+
+def test_a_control_that_fails_twice_leaves_the_answer_as_it_is(make_settings):
+    settings = make_settings(control=True)
+    campaign = drive(settings, World(settings, EDGES, failures={("control", EN, 0): 2}))
+    (english,) = results_of(campaign)["cells"]
+    assert (english["verdict"], english["max_depth"]) == ("feasible", 4)
+    assert english["control"] == {"reason": "the control would not work; then: the control would not work"}
+
+
+def test_a_joint_answer_has_one_control_for_all_its_cells(make_settings):
+    settings = make_settings(cells=(EN, DE), control=True, joint=True, sampler="frontier")
+    world = World(settings, EDGES)
+    results = results_of(drive(settings, world))
+    (joint,) = results["joints"]
+    (control,) = [one for one in world.computed if one.is_control]
+    assert control.kind == "joint_control"
+    assert joint["control"]["receiver"] == control.start == joint["start"] - 1
+    assert len(joint["control"]["splits"]) == 2
+    for splits, test in zip(joint["control"]["splits"], joint["tests"], strict=True):
+        assert splits["test"]["pruned"]["value"] == test["test"]["value"]
+        assert splits["test"]["baseline"]["value"] <= test["test"]["value"]

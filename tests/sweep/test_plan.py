@@ -55,6 +55,14 @@ def test_a_sweep_stays_within_its_plan(make_settings):
     assert len(world.computed) <= expected.max_trials
 
 
+def test_a_control_is_one_more_heal_a_cell(make_settings):
+    without, asked = (_estimate(make_settings(cells=(EN, DE), control=control)) for control in (False, True))
+    assert asked.num_expected == without.num_expected + 2
+    heal_s = (asked.device_s - without.device_s) / 2
+    assert heal_s > (without.cells[0].device_s - heal_s) / (expected_num_probes(12) + 6), "about as long as a probe"
+    assert "a final scoring and a control for each cell" in " ".join(_shown(asked).split())
+
+
 def test_planning_runs_nothing_and_writes_nothing(make_settings):
     settings = make_settings()
     _shown(_estimate(settings))

@@ -16,6 +16,7 @@ from real_trials import (
     finish,
     hypotheses_of,
     run_all,
+    weights_of,
     without_times,
 )
 from safetensors.torch import load_file, save_file
@@ -115,6 +116,37 @@ def test_a_final_goes_without_a_speed_where_two_models_have_no_room(ran, new_ben
         assert without_times(json.loads(json.dumps(record))) == without_times(json.loads(json.dumps(records["final"])))
     finally:
         bench.store.write_record(records["final"])
+
+
+def test_a_control_is_the_same_heal_of_the_whole_decoder(ran, new_bench):
+    bench, records, _, before = ran
+    control = replace(FINAL, kind="control", start=3, depth=0)  # layer 3 receives what layers 4-6 leave
+    bench = new_bench(bench.store.root)
+    record, stages = finish(bench.run(control))
+    assert [stage for stage in stages if stage != "features"] == ["heal", "decode test", "decode test-voices"]
+    assert list(record["scores"]) == list(records["final"]["scores"])
+    assert record["num_parameters"] == records["base"]["num_parameters"]
+    facts, of_probe = record["facts"]["pruned"], records["probe"]["facts"]
+    assert facts["block"] == {"start": 3, "depth": 0}
+    assert {name: value for name, value in facts.items() if name != "block"} == {
+        name: value for name, value in of_probe.items() if name != "block"
+    }
+    assert not checkpoint_of(bench, control).exists(), "it is there to be compared with, not to be used"
+    after = weights_of(bench._base.model)
+    assert all(torch.equal(before[name], after[name]) for name in before), "the base stays as it was"
+
+
+def test_a_control_trains_the_layer_that_received_and_no_other(ran, new_bench):
+    bench = new_bench(ran[0].store.root, seed=1)
+    control = replace(FINAL, kind="control", start=3, depth=0)
+    finish(bench.run(BASE))
+    steps = bench._pruned_model(control, bench._base)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+    healed, base = end.value.value.decoder.state_dict(), bench._base.model.decoder.state_dict()
+    changed = {name.split(".")[2] for name in base if not torch.equal(base[name], healed[name])}
+    assert changed == {"3"}
 
 
 def test_a_score_is_that_of_the_hypotheses_that_are_kept(ran):
