@@ -58,8 +58,8 @@ def test_a_sweep_stays_within_its_plan(make_settings):
 def test_a_control_is_one_more_heal_a_cell(make_settings):
     without, asked = (_estimate(make_settings(cells=(EN, DE), control=control)) for control in (False, True))
     assert asked.num_expected == without.num_expected + 2
-    heal_s = (asked.device_s - without.device_s) / 2
-    assert heal_s > (without.cells[0].device_s - heal_s) / (expected_num_probes(12) + 6), "about as long as a probe"
+    # Two steps of 0.2 s; three scorings of 15 s: the selection split's is thought of, though a control has none.
+    assert asked.device_s - without.device_s == pytest.approx(2 * (2 * 0.2 + 3 * 15.0))
     assert "a final scoring and a control for each cell" in " ".join(_shown(asked).split())
 
 
