@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slamlab.errors import OptionError
 from slamlab.report.early import num_scored
 from slamlab.report.results import cell_verdict
 from slamlab.report.tables import DEGRADATION, Row, Table, cell_name, removed
 from slamlab.report.writing import DASH, NBSP, degradation, metric_name, metric_value, percent
-from slamlab.zoo.decoders import find_decoder
+from slamlab.zoo.decoders import DECODERS
 
 NOTE = (
     "The paper's figures are from digests of arXiv 2603.05121 by others, not checked against its PDF; its relative "
@@ -122,8 +121,8 @@ def published_for(cell: Mapping[str, Any]) -> list[Published]:
 def _has_frozen_decoder(cell: Mapping[str, Any]) -> bool:
     origin = (cell.get("base") or {}).get("origin", "given")
     try:
-        return origin != "given" and find_decoder(cell["family"], cell["scale"]).is_pretrained
-    except OptionError:  # records of a decoder that this version does not know
+        return origin != "given" and DECODERS[cell["family"], cell["scale"]].is_pretrained
+    except KeyError:  # records of a decoder that this version does not know by name
         return False
 
 

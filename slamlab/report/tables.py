@@ -72,7 +72,9 @@ class Table:
 
 
 def decoder_name(cell: Mapping[str, Any]) -> str:
-    """Write the decoder of a cell: `qwen mini`."""
+    """Write the decoder of a cell: `qwen mini`; of one by hub id or folder its last part, as `SmolLM2-360M`."""
+    if "/" in cell["family"]:
+        return str(cell["family"]).rpartition("/")[2]
     return f"{cell['family']} {cell['scale']}"
 
 

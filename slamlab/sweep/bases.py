@@ -65,6 +65,7 @@ def base_key(cell: Cell, recipe: BaseRecipe, corpus_fingerprint: str, seed: int)
         {
             "family": cell.family,
             "scale": cell.scale,
+            **({"decoder": _stats(Path(cell.family))} if Path(cell.family).is_dir() else {}),
             "encoder": cell.encoder,
             "recipe": asdict(recipe),
             "corpus": corpus_fingerprint,
@@ -107,6 +108,18 @@ def _digest(folder: Path) -> str:
     """Return the sha256 over a model's files, without its card."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD_FILE, "README.md"))
     return fingerprint([[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files])
+
+
+def _stats(folder: Path) -> list[list[object]]:
+    """Return what tells that a folder was written to: large weights are not read for that."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def folder_of(base: str, store: Store) -> Path | None:
+    """Return the folder of the base with a fingerprint: one that ships, or one that lies in the store; else None."""
+    folders = (path.parent for root in (SHIPPED, store.root / "bases") for path in sorted(root.glob(f"*/{CONFIG_FILE}")))
+    return next((folder for folder in folders if _digest(folder) == base), None)
 
 
 def existing_folder(cell: Cell, settings: Settings, store: Store) -> tuple[Path, str] | None:

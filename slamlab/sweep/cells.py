@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from slamlab.data.utterance import Corpus
 from slamlab.errors import OptionError
-from slamlab.zoo.decoders import DECODERS
+from slamlab.zoo.decoders import DECODERS, GIVEN, is_own
 from slamlab.zoo.encoders import ENCODERS, find_encoder
 from slamlab.zoo.languages import find_language
 from slamlab.zoo.profiles import Profile
@@ -67,8 +67,7 @@ def make_cells(
     Raises:
         OptionError: An unknown name, or named values for which the corpus has no data.
     """
-    known_families = sorted({family for family, _ in DECODERS})
-    picked_families = _expand("family", families, known_families, default=known_families)
+    picked_families = _families(families, scales, profile)
     cells = []
     for family in picked_families:
         for scale in _scales(family, picked_families, scales, profile):
@@ -129,9 +128,19 @@ def _expand(
     return list(values)
 
 
+def _families(families: Sequence[str], scales: Sequence[str], profile: Profile) -> list[str]:
+    """Return the families that are asked for; all of them are the profile's own, unless scales are named too."""
+    named, own = ([one for one in families if is_own(one) == wanted] for wanted in (False, True))
+    if not families or (ALL in named and not scales):
+        return [*profile.scale, *own]
+    return [*_expand("family", named, list(dict.fromkeys(family for family, _ in DECODERS)), default=()), *own]
+
+
 def _scales(family: str, families: Sequence[str], scales: Sequence[str], profile: Profile) -> list[str]:
     """Return the scales of one family: the profile's, or those among the named ones that it has."""
-    known = {name: [scale for owner, scale in DECODERS if owner == name] for name in families}
+    if is_own(family):
+        return [GIVEN]
+    known = {name: [scale for owner, scale in DECODERS if owner == name] for name in families if not is_own(name)}
     if not scales:
         if family not in profile.scale:
             raise OptionError(

@@ -35,7 +35,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
     def main(
-        family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = ["qwen"],
+        family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama, qwen3, gemma, smollm; several with commas, or all of the profile; or a causal LM by hub id or folder.")] = ["qwen"],
         scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
         encoder: Annotated[list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")] = [],
         task: Annotated[list[str], typer.Option(help="asr (recognition), st (translation into English), or all.")] = [],

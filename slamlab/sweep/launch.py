@@ -111,7 +111,8 @@ def prepare(
     """
     # Workers run elsewhere: a relative path would mean another file there.
     data = ",".join(_absolute(one) or "" for one in names_in(data)) if data else None
-    base, encoders = _absolute(base) or base, [_absolute(name) or name for name in encoders]
+    base = _absolute(base) or base
+    families, encoders = ([_absolute(name) or name for name in names] for names in (families, encoders))
     opened = Store(store).open()
     source = data or profile.corpus
     if source is None:

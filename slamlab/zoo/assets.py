@@ -16,8 +16,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from slamlab.errors import AssetError
+from slamlab.errors import AssetError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,7 @@ WHEELS = {
 }
 
 WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model*.bin")
+_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _SIDE_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -164,6 +169,42 @@ def hub_folder(hub_id: str, *, local_only: bool = False) -> Path:
     )
 
 
+def read_hub_config(name: str) -> PreTrainedConfig:
+    """Return the configuration of a model on the hub, in the local cache or in a folder; weights are left alone.
+
+    Args:
+        name: "owner/name", or a folder.
+
+    Raises:
+        AssetError: There is none to be had.
+        ModelError: It is of an adapter, or of a model that brings code of its own.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            "a model's folder holds the whole model", f"an adapter alone in {name}", "merge it into its base first"
+        )
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason:
+            raise ModelError(
+                "a model is made of code that `transformers` has: code from a hub is not run",
+                name,
+                "choose a model of an architecture that `transformers` has, or install a version that has this one",
+            ) from None
+        if folder.is_dir():
+            raise ModelError("a model's folder has a config.json that `transformers` reads", name, reason) from None
+    raise AssetError(
+        "a model must be in the local Hugging Face cache or on a hub that answers",
+        name,
+        f"check the name, connect (and log in with `hf auth login` where it is gated), or run `hf download {name}`",
+    )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the weight files of a model folder, sorted; safetensors hide pickles beside them."""
     for patterns in (WEIGHT_PATTERNS[:2], WEIGHT_PATTERNS[2:]):
@@ -187,7 +228,7 @@ def folder_fingerprint(folder: Path, cache: Path) -> str:
             folder,
             "save the model there with save_pretrained",
         )
-    files = [*weights, *(p for n in ("config.json", "preprocessor_config.json") if (p := folder / n).is_file())]
+    files = [*weights, *(p for n in _CONFIGS if (p := folder / n).is_file())]
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     kept = cache / "fingerprints" / hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     if kept.is_file() and len(digest := kept.read_text()) == 64:

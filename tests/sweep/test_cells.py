@@ -61,6 +61,29 @@ def test_all_is_whatever_exists(corpus):
     assert len(set(cells)) == len(cells)
 
 
+def test_all_families_are_the_profiles_unless_scales_are_named(corpus):
+    assert [cell.family for cell in make_cells(PAPER, corpus, families=["all"])] == ["qwen", "llama"]
+    every = make_cells(PAPER, corpus, families=["all"], scales=["3b", "8b"])
+    assert [(cell.family, cell.scale) for cell in every] == [
+        ("qwen", "3b"),
+        ("llama", "3b"),
+        ("llama", "8b"),
+        ("qwen3", "8b"),
+        ("smollm", "3b"),
+    ]
+
+
+def test_a_decoder_by_hub_id_or_folder_has_one_scale(corpus, tmp_path):
+    cells = make_cells(
+        POCKET, corpus, families=["qwen", "someone/theirs", str(tmp_path)], tasks=["asr"], languages=["en"]
+    )
+    assert [(cell.family, cell.scale) for cell in cells] == [
+        ("qwen", "mini"),
+        ("someone/theirs", "given"),
+        (str(tmp_path), "given"),
+    ]
+
+
 def test_several_values_are_crossed_in_their_order_and_without_repeats(corpus):
     cells = make_cells(
         POCKET,
@@ -106,8 +129,8 @@ def test_an_encoder_may_be_a_hub_id_or_a_folder(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("options", "rule", "received"),
     [
-        ({"families": ["gpt"]}, "a family is one of llama, qwen, or all", "gpt"),
-        ({"families": ["qwen", "Qwen"]}, "a family is one of llama, qwen, or all", "Qwen"),
+        ({"families": ["gpt"]}, "a family is one of qwen, llama, qwen3, gemma, smollm, or all", "gpt"),
+        ({"families": ["qwen", "Qwen"]}, "a family is one of qwen, llama, qwen3, gemma, smollm, or all", "Qwen"),
         ({"scales": ["70b"]}, "a scale is one that the family has (qwen: mini, 1.5b, 3b, 7b), or all", "70b"),
         ({"scales": ["135m"]}, "a scale is one that the family has (qwen: mini, 1.5b, 3b, 7b), or all", "135m"),
         ({"encoders": ["wisper"]}, "an encoder is one of whisper-base", "wisper"),
@@ -166,7 +189,7 @@ def test_a_task_that_the_corpus_lacks_is_refused_even_beside_one_that_it_has():
 def test_names_are_unique_and_say_where_translation_goes(corpus):
     cells = make_cells(POCKET, corpus, families=["all"], tasks=["all"], languages=["all"])
     assert len({cell.name for cell in cells}) == len(cells)
-    assert cells[0].name == "llama-mini whisper-base asr en"
+    assert cells[0].name == "qwen-mini whisper-base asr en"
     french = Cell(family="qwen", scale="7b", encoder="a/b", task="st", language="fr")
     assert french.name == "qwen-7b a/b st fr-en"
     assert joint_cell(french).name == "qwen-7b a/b joint all"

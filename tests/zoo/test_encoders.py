@@ -8,28 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoFeatureExtractor,
-    HubertConfig,
-    HubertModel,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertConfig,
-    Wav2Vec2BertModel,
-    Wav2Vec2FeatureExtractor,
-    WavLMConfig,
-    WavLMModel,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperModel,
-)
+from tiny_models import save_masked, save_whisper
+from transformers import AutoFeatureExtractor, WhisperFeatureExtractor
 
 from slamlab.errors import AssetError, DataError, ModelError, OptionError
 from slamlab.zoo import assets
 from slamlab.zoo.encoders import BATCH_S, ENCODERS, _batches, load_encoder, locate_encoder
 
 RATE = 16_000
-BODY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-CONV = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 
 
 def speech(*lengths_s: float) -> list[np.ndarray]:
@@ -37,53 +23,9 @@ def speech(*lengths_s: float) -> list[np.ndarray]:
     return [0.1 * rng.standard_normal(round(s * RATE)).astype(np.float32) for s in lengths_s]
 
 
-def saved_whisper(folder: Path) -> WhisperModel:
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        vocab_size=50,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        num_mel_bins=128,
-    )
-    model = WhisperModel(config).eval()
-    model.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
-    return model
-
-
-def saved_masked(kind: str, folder: Path) -> torch.nn.Module:
-    torch.manual_seed(0)
-    if kind == "w2v-bert":
-        config = Wav2Vec2BertConfig(**BODY, feature_projection_input_dim=160, conv_depthwise_kernel_size=7)
-        model, extractor = Wav2Vec2BertModel(config), SeamlessM4TFeatureExtractor()
-    else:
-        norm = "group" if kind == "hubert-base" else "layer"
-        options = {
-            **BODY,
-            **CONV,
-            "feat_extract_norm": norm,
-            "conv_bias": True,
-            "do_stable_layer_norm": norm == "layer",
-        }
-        model = WavLMModel(WavLMConfig(**options)) if kind == "wavlm" else HubertModel(HubertConfig(**options))
-        extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
-    model.eval().save_pretrained(folder)
-    extractor.save_pretrained(folder)
-    return model
-
-
 @pytest.mark.parametrize("kind", ["whisper", "wavlm", "hubert", "hubert-base", "w2v-bert"])
 def test_features_do_not_depend_on_the_batch(kind: str, tmp_path: Path) -> None:
-    (saved_whisper if kind == "whisper" else lambda folder: saved_masked(kind, folder))(tmp_path / "m")
+    (save_whisper if kind == "whisper" else lambda folder: save_masked(kind, folder))(tmp_path / "m")
     encoder = load_encoder(str(tmp_path / "m"), tmp_path / "cache")
     waveforms = speech(1.73, 0.4, 2.91, 1.2, 0.41)
     together = encoder.encode(waveforms)
@@ -98,7 +40,7 @@ def test_features_do_not_depend_on_the_batch(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["wavlm", "hubert", "hubert-base", "w2v-bert"])
 def test_masked_encoder_alone_is_the_stock_model(kind: str, tmp_path: Path) -> None:
-    model = saved_masked(kind, tmp_path / "m")
+    model = save_masked(kind, tmp_path / "m")
     (waveform,) = speech(1.5)
     inputs = AutoFeatureExtractor.from_pretrained(tmp_path / "m")(waveform, sampling_rate=RATE, return_tensors="pt")
     with torch.inference_mode():
@@ -109,7 +51,7 @@ def test_masked_encoder_alone_is_the_stock_model(kind: str, tmp_path: Path) -> N
 
 
 def test_whisper_on_30_s_is_the_stock_encoder(tmp_path: Path) -> None:
-    model = saved_whisper(tmp_path / "m")
+    model = save_whisper(tmp_path / "m")
     encoder = load_encoder(str(tmp_path / "m"), tmp_path / "cache")
     encoder.encode(speech(2.0))  # cut positions come back at full length
     (waveform,) = speech(30.0)
@@ -122,13 +64,13 @@ def test_whisper_on_30_s_is_the_stock_encoder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0.5, 25), (1.0, 50), (1.001, 51), (61.31, 3066)])
 def test_whisper_frames_follow_the_duration(seconds: float, frames: int, tmp_path: Path) -> None:
-    saved_whisper(tmp_path / "m")
+    save_whisper(tmp_path / "m")
     (features,) = load_encoder(str(tmp_path / "m"), tmp_path / "cache").encode(speech(seconds))
     assert features.shape == (frames, 32)
 
 
 def test_fingerprint_follows_the_weights_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = saved_whisper(tmp_path / "m")
+    model = save_whisper(tmp_path / "m")
     before = locate_encoder(str(tmp_path / "m"), tmp_path / "cache").fingerprint
     with monkeypatch.context() as patch:
         patch.setattr(assets, "sha256_of", lambda path: pytest.fail(f"{path} read again"))
@@ -153,7 +95,7 @@ def test_what_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_unusable_folders_and_waveforms_are_refused(tmp_path: Path) -> None:
-    saved_whisper(tmp_path / "m")
+    save_whisper(tmp_path / "m")
     encoder = load_encoder(str(tmp_path / "m"), tmp_path / "cache")
     with pytest.raises(DataError, match="at least 400 samples"):
         encoder.encode([np.zeros(10, np.float32)])
