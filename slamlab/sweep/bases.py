@@ -118,7 +118,9 @@ def _stats(folder: Path) -> list[list[object]]:
 
 def folder_of(base: str, store: Store) -> Path | None:
     """Return the folder of the base with a fingerprint: one that ships, or one that lies in the store; else None."""
-    folders = (path.parent for root in (SHIPPED, store.root / "bases") for path in sorted(root.glob(f"*/{CONFIG_FILE}")))
+    folders = (
+        path.parent for root in (SHIPPED, store.root / "bases") for path in sorted(root.glob(f"*/{CONFIG_FILE}"))
+    )
     return next((folder for folder in folders if _digest(folder) == base), None)
 
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from slamlab.data.batching import Prompt
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import Utterance
-from slamlab.model.decode import LOOP_REPEATS, LOOP_SPAN, LOOP_TOKENS, generate
+from slamlab.model.decode import LOOP_REPEATS, LOOP_SPAN, LOOP_TOKENS
 from slamlab.model.slam import SlamModel
+from slamlab.model.transcribe import SPARE_TOKENS, answer, most_tokens
 from slamlab.scoring.bootstrap import Statistics, score_interval
 from slamlab.scoring.journal import Answer, Journal
 from slamlab.scoring.records import Record, RecordSet, encode_records, make_records
@@ -30,8 +29,6 @@ from slamlab.sweep.store import Store
 from slamlab.training.base import Progress
 from slamlab.zoo.profiles import Profile
 
-SPARE_TOKENS = 8
-"""Tokens allowed beyond the rate of speech, so that a very short recording can still be answered."""
 NUM_LOOKS, LOOK_EVERY = 16, 64
 """Looks at a split at most, the last at all of it, and utterances between two of them at least: a chunk should fill
 its batches. Not taken from the batch size, which is to change nothing."""
@@ -198,29 +195,17 @@ class Evaluation:
 
     def _cap(self, utterance: Utterance) -> int:
         """Return the most tokens that an answer may have."""
-        return int(utterance.duration_s * self._profile.decode_tokens_per_s) + SPARE_TOKENS
+        return most_tokens(utterance.duration_s, self._profile.decode_tokens_per_s)
 
     def _decode(
         self, model: SlamModel, features: FeatureStore, batch: Sequence[Utterance], prompt: Prompt
     ) -> list[Answer]:
         """Return the answers to a batch of utterances."""
-        with torch.inference_mode():
-            generated = generate(
-                model.decoder,
-                model.prefixes(features.get(batch), [prompt] * len(batch)),
-                [self._cap(utterance) for utterance in batch],
-                eos_token_id=model.tokenizer.eos_token_id,
-                pad_token_id=model.tokenizer.pad_token_id or 0,
-                batch_size=len(batch),
-                num_beams=self._num_beams,
-            )
+        caps = [self._cap(utterance) for utterance in batch]
+        said = answer(model, features.get(batch), prompt, caps, num_beams=self._num_beams)
         return [
-            Answer(
-                id=utterance.id,
-                hypothesis=model.tokenizer.decode(row.tokens, skip_special_tokens=True).strip(),
-                stopped=row.stopped,
-            )
-            for utterance, row in zip(batch, generated, strict=True)
+            Answer(id=utterance.id, hypothesis=text, stopped=stopped)
+            for utterance, (text, stopped) in zip(batch, said, strict=True)
         ]
 
 

@@ -1,16 +1,14 @@
 """How much faster the healed model decodes than the unpruned one, timed side by side.
 
 Both continue the same utterances greedily by a fixed number of tokens, whatever they say: a model that ends its answers
-early is not faster for it. A machine's pace drifts, with its clock and with what else it runs; so the two take turns, a
-ratio is of two neighbours in time, and who goes first changes from turn to turn.
+early is not faster for it. They take turns (:mod:`slamlab.model.timing`).
 
 Encoder and projector are no part of it. Frames are computed once and kept, and are the same for both models.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,6 +19,7 @@ import torch
 
 from slamlab.model.decode import generate_exactly
 from slamlab.model.slam import SlamModel, load
+from slamlab.model.timing import NUM_TURNS, clock_of, take_turns
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.device import device_name
 from slamlab.zoo.profiles import Precision
@@ -28,9 +27,8 @@ from slamlab.zoo.profiles import Precision
 BATCH_SIZE, NUM_TOKENS = 8, 24
 RUNS = ((1, 1), (1, NUM_TOKENS), (BATCH_SIZE, NUM_TOKENS))
 """(utterances, tokens an answer): a first token, which is reading audio and prompt; a sentence; several at once."""
-NUM_TURNS, LIMIT_S = 6, 15.0
-"""Turns of a run, fewer where they take longer than that: a large model on few cores has its scores to wait for. Of six
-ratios the least and the greatest are the ends of a 97 % interval of their median, whatever their distribution."""
+LIMIT_S = 15.0
+"""How long a run may take turns: a large model on few cores has its scores to wait for."""
 
 
 def compare_speed(
@@ -73,7 +71,7 @@ def _runs(unpruned: SlamModel, pruned: SlamModel, frames: Sequence[np.ndarray], 
     for batch_size, num_tokens in RUNS:
         picked = rows[:batch_size]
         jobs = [partial(generate_exactly, model.decoder, picked, num_tokens) for model in (unpruned, pruned)]
-        times = take_turns(*jobs, now=_now_on_gpu if on_gpu else time.perf_counter)
+        times = take_turns(*jobs, limit_s=LIMIT_S, num_turns=NUM_TURNS, now=clock_of(unpruned.device))
         run: dict[str, Any] = {
             "batch_size": len(picked),
             "num_tokens": num_tokens,
@@ -83,36 +81,3 @@ def _runs(unpruned: SlamModel, pruned: SlamModel, frames: Sequence[np.ndarray], 
             run["unpruned_seconds"], run["pruned_seconds"] = map(median, zip(*times, strict=True))
         runs.append(run)
     return runs
-
-
-def take_turns(
-    unpruned: Callable[[], object], pruned: Callable[[], object], *, now: Callable[[], float] = time.perf_counter
-) -> list[tuple[float, float]]:
-    """Time two jobs in turns, after one untimed run of each; the order is swapped in every second turn.
-
-    Args:
-        unpruned: A job.
-        pruned: Another.
-        now: The time in seconds, once all that was begun has ended.
-
-    Returns:
-        Seconds of both jobs, a pair a turn; an even number of turns, so that each goes first as often as the other.
-    """
-    jobs = (unpruned, pruned)
-    for job in jobs:
-        job()
-    times: list[tuple[float, float]] = []
-    first = now()
-    while len(times) < NUM_TURNS and (len(times) % 2 or not times or now() - first < LIMIT_S):
-        seconds = [0.0, 0.0]
-        for which in (1, 0) if len(times) % 2 else (0, 1):
-            began = now()
-            jobs[which]()
-            seconds[which] = now() - began
-        times.append((seconds[0], seconds[1]))
-    return times
-
-
-def _now_on_gpu() -> float:
-    torch.cuda.synchronize()  # work is queued there: else the clock is read before it is done
-    return time.perf_counter()
