@@ -96,7 +96,7 @@ def main(
         console.print(f"Profile {chosen.name} ({why}).")
         questions = [split(option) for option in (family, scale, encoder, task, language)]
         families, scales, encoders, tasks, languages = questions
-        title = name or launch.sweep_name("redundancy", *questions, [Path(data).stem] if data else [])
+        title = name or launch.sweep_name("redundancy", *questions, [Path(data.partition("=")[0]).stem] if data else [])
         settings, corpus = launch.prepare(
             chosen, name=title, families=families, scales=scales, encoders=encoders, tasks=tasks, languages=languages,
             data=data, base=base, store=store, heal={}, num_selection=None, num_test=num_test, seed=seed,

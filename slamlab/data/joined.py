@@ -32,8 +32,12 @@ class JoinedCorpus:
         }
         self.name = "+".join(names)
         self.fingerprint = hashlib.sha256("+".join(one.fingerprint for one in corpora).encode()).hexdigest()
-        self.problems: Sequence[str] = [problem for one in corpora for problem in one.problems]
         self.languages = tuple(dict.fromkeys(code for one in corpora for code in one.languages))
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What the corpora left out, those that read as they are asked so far."""
+        return [problem for one in self.parts.values() for problem in one.problems]
 
     def has(self, task: str, language: str) -> bool:
         """Say whether every corpus that speaks `language`, and there is one, has data for `task`."""

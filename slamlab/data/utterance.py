@@ -45,8 +45,11 @@ class Corpus(Protocol):
     name: str
     fingerprint: str
     """Hex digest of everything that determines the utterances: recipe and seed, or the manifest and its files."""
-    problems: Sequence[str]
-    """One sentence for every recording left out, naming the file and the rule."""
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """One sentence for every recording left out, naming the file and the rule; or for every rule, with a count."""
+        ...
 
     @property
     def languages(self) -> tuple[str, ...]:

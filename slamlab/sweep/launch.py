@@ -22,7 +22,7 @@ from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import MIN_FREE_BYTES, Store, fingerprint
-from slamlab.zoo.corpora import names_in, open_corpus
+from slamlab.zoo.corpora import absolute_source, open_corpus
 from slamlab.zoo.decoders import decoder_folder, find_decoder
 from slamlab.zoo.encoders import locate_encoder
 from slamlab.zoo.profiles import PROFILES, Profile
@@ -110,7 +110,7 @@ def prepare(
         UserError: An option, corpus, encoder, decoder or store that cannot be used.
     """
     # Workers run elsewhere: a relative path would mean another file there.
-    data = ",".join(_absolute(one) or "" for one in names_in(data)) if data else None
+    data = absolute_source(data) if data else None
     base = _absolute(base) or base
     families, encoders = ([_absolute(name) or name for name in names] for names in (families, encoders))
     opened = Store(store).open()

@@ -94,9 +94,9 @@ def test_missing_packages_are_named(tmp_path: Path, folder: Path) -> None:
 
 
 def test_unknown_corpus_lists_the_choices(tmp_path: Path) -> None:
-    choices = r"pocket, asterisk, wordnet, or a manifest \(\.jsonl, \.csv\), got 'librispeech'"
+    choices = r"pocket, asterisk, wordnet, librispeech.*, or a manifest \(\.jsonl, \.csv\), got 'librivox'"
     with pytest.raises(OptionError, match=choices):
-        open_corpus("librispeech", tmp_path, seed=0)
+        open_corpus("librivox", tmp_path, seed=0)
     with pytest.raises(DataError, match=r"got .*mine\.csv"):
         open_corpus(str(tmp_path / "mine.csv"), tmp_path, seed=0)
     assert open_corpus("pocket", tmp_path, seed=0).name == "pocket"
