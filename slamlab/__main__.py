@@ -1,8 +1,10 @@
-"""`python -m slamlab ...`: what SLAMLab does for files that it did not make itself."""
+"""`python -m slamlab ...`: scores of anybody's files, and the smaller model in the user's hands."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from slamlab.errors import DataError, exit_on_user_error
+from slamlab.errors import DataError, OptionError, exit_on_user_error
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 JSON_LINES = "JSON Lines with `id` and"
@@ -98,6 +100,150 @@ def _table(result: dict[str, Any]) -> Table:
     for label, text in rows.items():
         table.add_row(label, text)
     return table
+
+
+# fmt: off
+@app.command()
+def export(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="REPORT_OR_CHECKPOINT", help="Folder of a sweep's report, or of one model.")],
+    out: Annotated[Path, typer.Option(help="New or empty folder. Of a report without --cell it gets a folder for each model.")],
+    cell: Annotated[str, typer.Option(metavar="WORDS", help="One cell of the report, such as 'asr en' or joint; default: all that have a model.")] = "",
+    store: Annotated[Path, typer.Option(help="The sweep's store, which holds the checkpoints.")] = Path("runs"),
+    base: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The unpruned model, to measure beside; default: found by its fingerprint where it ships or lies in the store.")] = None,
+    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file of the decoder's weights: 2GB, 500MB ...")] = "2GB",
+    dtype: Annotated[Literal["bf16", "fp32"] | None, typer.Option(help="Type of the weights; default: the checkpoint's.")] = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure size, memory and speed side by side with the unpruned model.")] = True,
+    push: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Also upload to the Hugging Face hub, as a private model, with the login of `hf auth login`.")] = "",
+) -> None:
+    # fmt: on
+    """Write healed models as folders of their own: checked, measured and described, ready to load or to publish.
+
+    Example: `python -m slamlab export reports/max_prune-qwen --cell "asr en" --out exports/qwen-asr-en`
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    with exit_on_user_error():
+        from transformers.utils.logging import disable_progress_bar
+
+        from slamlab.export.answers import read_answers
+        from slamlab.export.export import export as export_model
+        from slamlab.export.folder import check_new, check_shard_size
+        from slamlab.export.hub import check_target
+        from slamlab.export.hub import push as push_folder
+        from slamlab.sweep.bases import folder_of
+        from slamlab.sweep.store import Store
+
+        disable_progress_bar()  # of loading weights, many times
+        check_shard_size(max_shard_size)
+        answers = read_answers(source, store, cell)
+        is_one = bool(cell) or not answers[0].found
+        folders = [out if is_one else out / answer.name for answer in answers]
+        for folder in (out, *folders):
+            check_new(folder)
+        if push:
+            if len(answers) > 1:
+                raise OptionError("--push takes one model", f"{len(answers)} models", "choose one with --cell")
+            check_target(push)
+        command = shlex.join(["python", "-m", "slamlab", "export", str(source), "--out", str(out), *_given(context)])
+        for answer, folder in zip(answers, folders, strict=True):
+            known = (answer.found.get("base") or {}).get("fingerprint")
+            unpruned = base or (folder_of(known, Store(store)) if known else None)
+            if measure and unpruned is None:
+                console.print(f"note: {folder} is not measured, as its unpruned model was not found: give it with --base.", markup=False, highlight=False)
+            export_model(
+                answer, folder, cache=store / "cache" / "models", command=command, precision=dtype, max_shard_size=max_shard_size,
+                base=unpruned, measured=measure, say=lambda line: console.print(line, markup=False, highlight=False),
+            )  # fmt: skip
+            typer.echo(str(folder))
+        if push:
+            typer.echo(push_folder(folders[0], push))
+
+
+def _given(context: typer.Context) -> list[str]:
+    """Return the options of an export that change the folder, and were given."""
+    told = []
+    for name in ("cell", "store", "base", "max_shard_size", "dtype"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            told += [f"--{name.replace('_', '-')}", str(context.params[name])]
+    return told
+
+
+# fmt: off
+AudioFiles = Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile or FFmpeg decodes, of any length.", show_default=False)]
+ModelFolder = Annotated[Path, typer.Option("--model", metavar="FOLDER", help="Folder of a model that SLAMLab wrote: an export, a checkpoint or a base.")]
+Spoken = Annotated[str, typer.Option(metavar="CODE", help="Code of the language spoken: de, en ...; default: the model's, where its card names one.")]
+Beams = Annotated[int, typer.Option(help="1 decodes greedily.")]
+BatchSize = Annotated[int, typer.Option(help="Pieces of 30 s at most that are answered together.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; default: a GPU where there is one.")]
+StoreFolder = Annotated[Path, typer.Option(help="Where converted weights of encoders are kept, in cache/models.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON Lines with segments and their times.")]
+# fmt: on
+
+
+@app.command()
+def transcribe(
+    paths: AudioFiles, model: ModelFolder, language: Spoken = "", beams: Beams = 1, batch_size: BatchSize = 16,
+    device: Device = "", store: StoreFolder = Path("runs"), as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Write what is said in audio files, one line a file.
+
+    Example: `python -m slamlab transcribe --model exports/qwen-asr-en talk.mp3`
+    """
+    _hear("asr", paths, model, language, beams, batch_size, device, store, as_json)
+
+
+@app.command()
+def translate(
+    paths: AudioFiles, model: ModelFolder, language: Spoken = "", beams: Beams = 1, batch_size: BatchSize = 16,
+    device: Device = "", store: StoreFolder = Path("runs"), as_json: AsJson = False,
+    to: Annotated[str, typer.Option(metavar="CODE", help="Language to translate into: en, which is what models learn here.")] = "en",
+) -> None:  # fmt: skip
+    """Write what is said in audio files in English, one line a file.
+
+    Example: `python -m slamlab translate --model exports/qwen-st-de --language de talk.mp3`
+    """
+    with exit_on_user_error():
+        if to != "en":
+            raise OptionError("models learn here to translate into English", f"--to {to}", "leave it out")
+    _hear("st", paths, model, language, beams, batch_size, device, store, as_json)
+
+
+def _hear(
+    task: str, paths: list[Path], folder: Path, language: str, beams: int, batch_size: int, device: str, store: Path, as_json: bool
+) -> None:  # fmt: skip
+    """Print what a model hears in audio files."""
+    console = Console(stderr=True, soft_wrap=True)
+    with exit_on_user_error():
+        from transformers.utils.logging import disable_progress_bar
+
+        from slamlab.model.slam import load
+        from slamlab.model.transcribe import known_language, pick_device
+        from slamlab.model.transcribe import transcribe as hear
+        from slamlab.zoo.encoders import load_encoder
+
+        disable_progress_bar()
+        if batch_size < 1 or beams < 1:
+            raise OptionError("--batch-size and --beams are 1 or more", f"{batch_size} and {beams}", "raise them")
+        where, cache = pick_device(device), store / "cache" / "models"
+        language = language or known_language(folder)
+        model = load(folder, cache=cache).to(where)
+        if where.type == "cpu":  # where an answer then does not depend on its batch, and bf16 is no faster
+            model = model.in_precision("fp32")
+        encoder = load_encoder(model.config.encoder, cache, str(where))
+        heard = hear(
+            model, encoder, paths, task=task, language=language, num_beams=beams, batch_size=batch_size,
+            say=lambda line: console.print(line, markup=False, highlight=False),
+        )  # fmt: skip
+        for one in heard:
+            told = {
+                "file": str(one.audio),
+                "task": task,
+                "language": language,
+                "text": one.text,
+                "segments": [asdict(part) for part in one.segments],
+            }
+            typer.echo(json.dumps(told, ensure_ascii=False) if as_json else " ".join(one.text.split()))
 
 
 if __name__ == "__main__":

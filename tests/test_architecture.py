@@ -23,6 +23,7 @@ FOLDERS = {
     "model": {"zoo", "data"},
     "training": {"zoo", "data", "model"},
     "scoring": {"zoo"},
+    "export": {"zoo", "data", "model", "scoring"},
     "search": {"scoring"},
     "report": {"zoo", "scoring"},
     "sweep": {"zoo", "data", "model", "training", "scoring", "search", "report"},
