@@ -74,8 +74,7 @@ class HubCorpus:
 
     def has(self, task: str, language: str) -> bool:
         """Say whether `task` (`asr`, or `st` into English) can be learned for speech in `language`."""
-        is_st = task == "st" and bool(self.spec.translation) and language != "en"
-        return language in self.languages and (task == "asr" or is_st)
+        return language in self.languages and self.spec.has(task, language)
 
     @property
     def problems(self) -> Sequence[str]:
@@ -270,6 +269,29 @@ class HubCorpus:
             translations={"en": kept["translation"]} if "translation" in kept else {},
             speaker=kept["speaker"],
         )
+
+
+class UnopenedCorpus:
+    """A row of the table before anything of it is read: what a plan needs to know, with no hub and no copy.
+
+    Args:
+        spec: The row.
+    """
+
+    problems: Sequence[str] = ()
+
+    def __init__(self, spec: HubSpec) -> None:
+        self.name, self.spec = spec.name, spec
+        self.languages = tuple(spec.configs)
+        self.fingerprint = f"unopened {spec.name}"  # equal to no opened corpus': what is kept of that is not known
+
+    def has(self, task: str, language: str) -> bool:
+        """Say whether `task` (`asr`, or `st` into English) can be learned for speech in `language`."""
+        return self.spec.has(task, language)
+
+    def utterances(self, language: str, split: str, limit: int | None = None) -> list[Utterance]:
+        """Return nothing: the corpus is not opened."""
+        return []
 
 
 def _is_spoken(text: str) -> bool:

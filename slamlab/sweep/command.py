@@ -51,7 +51,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         methods: Annotated[list[str], typer.Option(help="Which block of each depth: paper (least angular distance), deepest (the last layers but the very last), random.")] = ["paper", "deepest", "random"],
         depths: Annotated[list[str], typer.Option(help="Layers to remove: counts (1,2,4) or fractions of them (0.1,0.25); default: every depth up to 3/4 of the layers.")] = [],
         heal: Annotated[bool, typer.Option("--heal/--no-heal", help="Heal every block too, or score all only as they are cut.")] = True,
-        data: Annotated[str | None, typer.Option(help="pocket, asterisk, wordnet, or a manifest (.jsonl, .csv) of your own recordings; several with commas.")] = None,
+        data: Annotated[str | None, typer.Option(help="pocket, asterisk, wordnet; from the hub librispeech, librispeech-other, loquacious, covost2, fleurs, mls, common-voice, or a copy of one of these as NAME=FOLDER; or a manifest (.jsonl, .csv) of your own recordings; several with commas.")] = None,
         base: Annotated[str, typer.Option(help="auto (shipped where there is one), train (anew), or a model's folder.")] = "auto",
         heal_steps: Annotated[int | None, typer.Option(help="Healing steps; default: the profile's.")] = None,
         heal_lr: Annotated[float | None, typer.Option(help="Peak learning rate of healing.")] = None,
@@ -75,6 +75,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
         name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the job and the options that choose its cells.")] = None,
         plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
+        gpu_price: Annotated[float | None, typer.Option(help="Of a GPU-hour, in any currency: --plan then names a price.", min=0.0)] = None,
     ) -> None:
         # fmt: on
         """Parse, build, run, report."""
@@ -112,16 +113,16 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             changed = {option: value for option, value in asked.items() if option in defaults and value != defaults[option]} | recipe
             if curves and curve != Curve():
                 changed["curve"] = asdict(curve)
-            title = launch.sweep_name(job, *questions, [Path(data).stem] if data else [], changed=changed)
+            title = launch.sweep_name(job, *questions, [Path(data.partition("=")[0]).stem] if data else [], changed=changed)
             settings, corpus = launch.prepare(
                 chosen, name=name or title, families=families,
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
                 heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
-                joint=joint, control=control, **search, **scoring,
+                joint=joint, control=control, plan=plan, **search, **scoring,
                 workers=launch.default_workers(chosen, address) if workers is None else workers,
             )  # fmt: skip
             if plan:
-                console.print(table(estimate(settings, Store(settings.store))))
+                console.print(table(estimate(settings, Store(settings.store)), gpu_price))
                 return
             results = launch.sweep(settings, corpus, console, command=called(), address=address)
             out = reports / settings.name

@@ -22,7 +22,7 @@ from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import MIN_FREE_BYTES, Store, fingerprint
-from slamlab.zoo.corpora import absolute_source, open_corpus
+from slamlab.zoo.corpora import absolute_source, open_corpus, unopened
 from slamlab.zoo.decoders import decoder_folder, find_decoder
 from slamlab.zoo.encoders import locate_encoder
 from slamlab.zoo.profiles import PROFILES, Profile
@@ -97,6 +97,7 @@ def prepare(
     heal: Mapping[str, Any],
     num_selection: int | None,
     num_test: int | None,
+    plan: bool = False,
     **rest: Any,
 ) -> tuple[Settings, Corpus]:
     """Turn options into a sweep's settings and open its corpus; every mistake that can be found now is.
@@ -104,6 +105,7 @@ def prepare(
     Args:
         profile: Where whatever is not given comes from.
         data: Corpus by name or manifest, None for the profile's.
+        plan: Whether these settings are planned with, not run: then a corpus of the hub stays unopened.
         rest: Passed on to :class:`~slamlab.sweep.settings.Settings`.
 
     Raises:
@@ -121,7 +123,8 @@ def prepare(
             "no --data",
             "pass --data with a manifest of recordings, or --profile pocket",
         )
-    corpus = open_corpus(source, opened.cache, seed=0)
+    known = unopened(source) if plan else None
+    corpus = known or open_corpus(source, opened.cache, seed=0)
     cells = make_cells(
         profile,
         corpus,
@@ -131,7 +134,8 @@ def prepare(
         tasks=tasks,
         languages=languages,
     )
-    _check_splits(corpus, cells)
+    if known is None:
+        _check_splits(corpus, cells)
     if base not in ("auto", "train"):
         for cell in cells:
             check_given(Path(base), cell)
@@ -151,7 +155,7 @@ def prepare(
         num_test=profile.num_test if num_test is None else num_test,
         **rest,
     )
-    if settings.resample == "speaker":
+    if settings.resample == "speaker" and known is None:
         _check_speakers(corpus, cells, settings.num_selection, settings.num_test)
     return settings, corpus
 

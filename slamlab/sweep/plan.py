@@ -1,4 +1,8 @@
-"""What a sweep will take, told before anything runs: trials, time, disk. From recorded timings where there are any."""
+"""What a sweep will take, told before anything runs: trials, time, disk, price.
+
+Times are those of the store's records where there are any of a scale, else of the pocket profile's own figures, else
+estimated by :mod:`slamlab.sweep.gpu_time`, and said to be.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from slamlab.search.joint import MAX_HEALS as MAX_JOINT_HEALS
 from slamlab.search.strategies import expected_num_heals
 from slamlab.sweep.bases import base_name, existing_folder
 from slamlab.sweep.cells import Cell, joint_cell
+from slamlab.sweep.gpu_time import GPU, UTILISATION, base_gpu_s, gpu_seconds
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import Store
 from slamlab.zoo.decoders import find_decoder
@@ -38,7 +43,8 @@ class CellPlan:
         num_looks: Looks of a curve at a model as it is cut; what else looks without a full heal is not foreseen.
         num_probes: Full heals expected, as :func:`~slamlab.search.strategies.expected_num_heals` says.
         max_probes: Heals at most.
-        device_s: Device-seconds expected, None where nothing like it was ever timed.
+        device_s: Device-seconds expected.
+        is_estimated: Whether they are worked out, as nothing like it was ever timed.
         disk_bytes: For the base and the healed models that may win.
     """
 
@@ -48,7 +54,8 @@ class CellPlan:
     num_others: int
     num_probes: float
     max_probes: int
-    device_s: float | None
+    device_s: float
+    is_estimated: bool
     disk_bytes: float
     num_looks: int = 0
 
@@ -77,16 +84,20 @@ class Estimate:
         return sum(cell.num_looks for cell in self.cells)
 
     @property
-    def device_s(self) -> float | None:
-        """Device-seconds expected, None where a cell's are unknown."""
-        known = [cell.device_s for cell in self.cells]
-        return None if None in known else sum(s for s in known if s is not None)
+    def device_s(self) -> float:
+        """Device-seconds expected."""
+        return sum(cell.device_s for cell in self.cells)
 
     @property
-    def wall_s(self) -> float | None:
-        """Wall seconds expected with the workers asked for, None where unknown."""
+    def is_estimated(self) -> bool:
+        """Whether a part of the time is worked out, not measured."""
+        return any(cell.is_estimated for cell in self.cells)
+
+    @property
+    def wall_s(self) -> float:
+        """Wall seconds expected with the workers asked for."""
         lanes = self.workers if self.num_looks else min(self.workers, len(self.cells))  # no look waits for another
-        return None if self.device_s is None else self.device_s / lanes
+        return self.device_s / lanes
 
     @property
     def disk_bytes(self) -> float:
@@ -108,14 +119,12 @@ def estimate(settings: Settings, store: Store) -> Estimate:
         num_looks, num_probes, max_probes = _looks(settings, spec.num_layers)
         answers = not (settings.joint or settings.curve)
         kinds = KINDS if answers or settings.joint else KINDS[:2]
-        seconds = _known_seconds(timings, cell, kinds) or _pocket_seconds(settings, cell)
-        device_s = None
-        if seconds is not None:
-            device_s = seconds["base"] + num_probes * seconds["probe"] + (seconds["final"] if answers else 0)
-            device_s += seconds["probe"] + seconds["final"] if answers and settings.control else 0
-            # A base is scored on all splits, mapped beside: a look scores a part of one.
-            device_s += num_looks * seconds["base"] / 3 * RUNGS["unhealed"].score_fraction
-            device_s += _train_seconds(settings, cell) if trains else 0.0
+        seconds, is_estimated = _seconds(settings, timings, cell, kinds)
+        device_s = seconds["base"] + num_probes * seconds["probe"] + (seconds["final"] if answers else 0)
+        device_s += seconds["probe"] + seconds["final"] if answers and settings.control else 0
+        # A base is scored on all splits, mapped beside: a look scores a part of one.
+        device_s += num_looks * seconds["base"] / 3 * RUNGS["unhealed"].score_fraction
+        device_s += _train_seconds(settings, cell) if trains else 0.0
         model_bytes = spec.num_params_billion * 1e9 * BYTES_A_WEIGHT
         cells.append(
             CellPlan(
@@ -126,6 +135,7 @@ def estimate(settings: Settings, store: Store) -> Estimate:
                 num_probes=num_probes,
                 max_probes=max_probes,
                 device_s=device_s,
+                is_estimated=is_estimated or (trains and cell.scale not in POCKET_STEP_S),
                 disk_bytes=model_bytes * (num_probes / 2 + trains),
                 num_looks=num_looks,
             )
@@ -148,11 +158,9 @@ def _joint_plan(settings: Settings, timings: dict[tuple[str, str], list[float]],
     """Return what is expected of a joint search: each of its heals is as long as its members' together."""
     spec = find_decoder(joint.family, joint.scale)
     members = [cell for cell in settings.cells if base_name(cell) == base_name(joint)]
-    seconds = _known_seconds(timings, members[0], KINDS) or _pocket_seconds(settings, members[0])
-    device_s = None
-    if seconds is not None:
-        device_s = len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
-        device_s += len(members) * (seconds["probe"] + seconds["final"]) if settings.control else 0
+    seconds, is_estimated = _seconds(settings, timings, members[0], KINDS)
+    device_s = len(members) * (JOINT_HEALS * seconds["probe"] + seconds["final"])
+    device_s += len(members) * (seconds["probe"] + seconds["final"]) if settings.control else 0
     return CellPlan(
         cell=joint,
         origin="that of its members",
@@ -161,12 +169,18 @@ def _joint_plan(settings: Settings, timings: dict[tuple[str, str], list[float]],
         num_probes=JOINT_HEALS,
         max_probes=MAX_JOINT_HEALS,
         device_s=device_s,
+        is_estimated=is_estimated,
         disk_bytes=spec.num_params_billion * 1e9 * BYTES_A_WEIGHT,
     )
 
 
-def table(expected: Estimate) -> Table:
-    """Return an estimate as a table for the terminal."""
+def table(expected: Estimate, gpu_price: float | None = None) -> Table:
+    """Return an estimate as a table for the terminal.
+
+    Args:
+        expected: The estimate.
+        gpu_price: Of a GPU-hour, in any currency; None to name no price.
+    """
     shown = Table(title="Plan: nothing has been run", title_justify="left", caption_justify="left")
     for heading in ("cell", "layers", "base", "heals expected", "at most", "device time", "disk"):
         shown.add_column(heading, justify="left" if heading in ("cell", "base") else "right")
@@ -177,18 +191,25 @@ def table(expected: Estimate) -> Table:
             cell.origin,
             f"{cell.num_probes:.1f}",
             str(cell.max_probes),
-            "never timed" if cell.device_s is None else clock(cell.device_s),
+            "~" * cell.is_estimated + clock(cell.device_s),
             f"{cell.disk_bytes / 1e9:.2f} GB",
         )
-    device, wall = ("never timed" if s is None else clock(s) for s in (expected.device_s, expected.wall_s))
+    device, wall = ("~" * expected.is_estimated + clock(s) for s in (expected.device_s, expected.wall_s))
     each = f"a base, its heals{', a final scoring and a control' if expected.controls else ' and a final scoring'}"
     each += " for each cell"
     if expected.num_looks:
         each = f"a base and its heals for each cell; {expected.num_looks} looks at most without a heal besides"
-    shown.caption = (
+    told = (
         f"About {expected.num_expected:.0f} trials, at most {expected.max_trials} ({each}); device time {device}, wall "
         f"time {wall} with {expected.workers} at a time; disk {expected.disk_bytes / 1e9:.2f} GB."
     )
+    if expected.is_estimated:
+        model = f"one {GPU} at {UTILISATION:.0%} of its peak, encoders left out"
+        told += f" Times with ~ are worked out, not measured: {model}."
+    if gpu_price is not None:
+        hours = expected.device_s / 3600
+        told += f" Price: {hours:,.1f} GPU-hours at {gpu_price:g} each are {hours * gpu_price:,.2f}."
+    shown.caption = told
     return shown
 
 
@@ -254,6 +275,14 @@ def _known_seconds(
     return {kind: fmean(timings[cell.scale, kind]) for kind in kinds}
 
 
+def _seconds(
+    settings: Settings, timings: dict[tuple[str, str], list[float]], cell: Cell, kinds: Sequence[str]
+) -> tuple[dict[str, float], bool]:
+    """Return the device-seconds of a cell's trials by kind, and whether they are worked out for want of timings."""
+    seconds = _known_seconds(timings, cell, kinds) or _pocket_seconds(settings, cell)
+    return (seconds, False) if seconds else (gpu_seconds(settings, cell), True)
+
+
 def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:
     if cell.scale not in POCKET_STEP_S:
         return None
@@ -263,8 +292,10 @@ def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:
 
 
 def _train_seconds(settings: Settings, cell: Cell) -> float:
+    if cell.scale not in POCKET_STEP_S:
+        return base_gpu_s(settings, cell)
     recipe = settings.recipes().base_recipe(cell.scale)
     stages: Iterable[int] = (
         stage.num_steps for stage in (recipe.text, recipe.align, recipe.speech) if stage is not None
     )
-    return 2 * sum(stages) * POCKET_STEP_S.get(cell.scale, 0.0)
+    return 2 * sum(stages) * POCKET_STEP_S[cell.scale]

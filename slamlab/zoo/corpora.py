@@ -58,6 +58,11 @@ class HubSpec:
         named = (self.id, self.audio, self.text, self.speaker, self.translation)
         return list(dict.fromkeys(column for column in named if column))
 
+    def has(self, task: str, language: str) -> bool:
+        """Say whether `task` (`asr`, or `st` into English) can be learned for speech in `language`."""
+        is_st = task == "st" and bool(self.translation) and language != "en"
+        return language in self.configs and (task == "asr" or is_st)
+
 
 def _by_code(configs: str, others: Mapping[str, str]) -> dict[str, str]:
     """Return language code to config: what comes before _ or - of a config is the code, or one of `others`."""
@@ -266,3 +271,12 @@ def open_corpus(name_or_path: str, store: Path, seed: int) -> Corpus:
     rule = f"a corpus is {', '.join(CORPORA)}, a copy of one of the last {len(HUB)} as NAME=FOLDER, or a manifest "
     rule += f"({', '.join(MANIFESTS)})"
     raise OptionError(rule, repr(name_or_path), "choose one of them")
+
+
+def unopened(source: str) -> Corpus | None:
+    """Return a corpus of `HUB` as its row alone tells it, for a plan; None where `source` is not just its name."""
+    if source not in HUB:
+        return None
+    from slamlab.data.hub import UnopenedCorpus
+
+    return UnopenedCorpus(HUB[source])

@@ -25,7 +25,7 @@ from slamlab.data.grammar import spoken_key
 from slamlab.data.hub import HubCorpus
 from slamlab.data.joined import JoinedCorpus
 from slamlab.errors import DataError, OptionError
-from slamlab.zoo.corpora import CORPORA, HUB, absolute_source, open_corpus
+from slamlab.zoo.corpora import CORPORA, HUB, absolute_source, open_corpus, unopened
 from slamlab.zoo.languages import LANGUAGES
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -481,3 +481,11 @@ def test_refusals_of_the_hub_are_told(tmp_path: Path, served: type[Hub]) -> None
     served.gated = True
     with pytest.raises(DataError, match=r"gated data set asks for a login, got facebook/multi.*`hf auth login`"):
         HubCorpus(HUB["mls"], tmp_path)
+
+
+def test_a_plan_knows_a_corpus_from_its_row_alone() -> None:
+    corpus = unopened("covost2")
+    assert corpus is not None
+    assert (corpus.has("st", "fr"), corpus.has("asr", "fr"), corpus.has("st", "en")) == (True, True, False)
+    assert unopened("pocket") is None
+    assert unopened("covost2=copy") is None

@@ -89,12 +89,44 @@ def test_recorded_timings_are_used_once_there_are_some_of_every_kind(make_settin
     assert _estimate(settings).device_s != pytest.approx(measured)
 
 
-def test_what_was_never_timed_is_said_so(make_settings):
-    expected = _estimate(make_settings(cells=(EN, LARGE)))
-    assert expected.cells[0].device_s is not None
-    assert expected.cells[1].device_s is None
-    assert (expected.device_s, expected.wall_s) == (None, None)
-    assert "never timed" in _shown(expected)
+def test_what_was_never_timed_is_worked_out_and_said_to_be(make_settings, tmp_path):
+    settings = make_settings(cells=(EN, LARGE), base=str(tmp_path))
+    small, large = _estimate(settings).cells
+    assert (small.is_estimated, large.is_estimated) == (False, True)
+    shown = " ".join(_shown(_estimate(settings)).split())
+    assert f"~{clock(large.device_s)}" in shown
+    assert f"~{clock(small.device_s)}" not in shown
+    assert "worked out, not measured: one H100 SXM 80 GB at 30% of its peak" in shown
+    assert "worked out" not in _shown(_estimate(make_settings(cells=(EN,))))
+
+
+def test_the_arithmetic_of_a_heal_is_that_of_its_weights_and_tokens(make_settings, tmp_path):
+    short, long = (
+        _estimate(make_settings(cells=(LARGE,), base=str(tmp_path), heal={"num_steps": steps, "batch_size": 8})).cells[
+            0
+        ]
+        for steps in (1000, 6000)
+    )
+    tokens = 5000 * 8 * (12 * 10 + 20 + 48)  # of what the longer heal does beside
+    seconds = 4 * 8.03e9 * tokens / (0.3 * 989e12)
+    assert long.device_s - short.device_s == pytest.approx(short.num_probes * seconds)
+
+
+def test_timings_of_the_store_come_before_arithmetic(make_settings, tmp_path):
+    settings = make_settings(cells=(LARGE,), base=str(tmp_path))
+    drive(settings, World(settings, {LARGE: 9}))
+    (known,) = _estimate(settings).cells
+    assert not known.is_estimated
+    assert known.device_s == pytest.approx(SECONDS["base"] + known.num_probes * SECONDS["probe"] + SECONDS["final"])
+
+
+def test_a_price_is_named_where_one_is_given(make_settings):
+    expected = _estimate(make_settings(cells=(LARGE,)))
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table(expected, 2.5))
+    hours = expected.device_s / 3600
+    assert f"at 2.5 each are {2.5 * hours:,.2f}." in " ".join(console.file.getvalue().split())
+    assert "Price" not in _shown(expected)
 
 
 def test_longer_healing_is_expected_to_take_longer(make_settings):
