@@ -24,6 +24,11 @@ MAX_TOLERANCE = 5.0
 """A loss that is still told from a hopeless one."""
 
 
+CONVENTIONS = ("gromov", "streamline")
+"""What a block is judged by beforehand: the distance over its own layers (Gromov et al., arXiv 2403.17887), or over
+these and the layer before them, which is kept and receives the heal (LLM-Streamline, Chen et al., arXiv 2403.19135)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
     """A block to look at next, and how closely."""
@@ -69,6 +74,23 @@ class Recommendation:
     depth: int
     verdict: Literal["feasible", "undecided", "none"]
     p_feasible: float = 0.0
+
+
+def by_convention(distance: np.ndarray, convention: str) -> np.ndarray:
+    """Return a map [L+1, L+1] whose entry (l, l+n) is what a convention judges the layers l to l+n-1 by.
+
+    The first layer has none before it, so that a block there is judged by the greatest distance there is, 1.
+
+    Raises:
+        OptionError: The convention is unknown.
+    """
+    if convention not in CONVENTIONS:
+        raise OptionError(f"a convention is {' or '.join(CONVENTIONS)}", convention, "choose one of them")
+    if convention == "gromov":
+        return distance
+    moved = np.ones_like(distance)
+    moved[1:] = distance[:-1]
+    return moved
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

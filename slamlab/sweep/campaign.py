@@ -20,7 +20,7 @@ from slamlab.scoring.records import read_records
 from slamlab.scoring.score import degradation
 from slamlab.scoring.verdict import Verdict, judge
 from slamlab.search.curve import CurveSampler
-from slamlab.search.evidence import Proposal, Recommendation, SearchSpace
+from slamlab.search.evidence import Proposal, Recommendation, SearchSpace, by_convention
 from slamlab.search.frontier import Pool
 from slamlab.search.joint import JointSampler
 from slamlab.search.sampler import BlockSampler
@@ -287,7 +287,7 @@ class Campaign:
             distance = arrays["distance"]
         return SearchSpace(
             num_layers=base["num_layers"],
-            distance=distance,
+            distance=by_convention(distance, self.settings.convention),
             tolerance=self.settings.tolerance,
             max_depth=base["num_layers"] - 1,
             factors={"encoder": cell.encoder, "task": cell.task, "language": cell.language},

@@ -29,6 +29,11 @@ PACKAGES = (
 )  # fmt: skip
 WORTHLESS_RATE, WORTHLESS_BLEU = 0.75, 5.0
 """An unpruned model this bad can lose layers without getting worse, and that says nothing."""
+CONVENTIONS = {
+    "gromov": "a block of depth n starting at l is the layers l to l+n-1, counted from 0",
+    "streamline": "a block of depth n starting at l is the layers l to l+n-1, counted from 0; beforehand it is judged "
+    "by the angular distance over these and the layer before them, which is kept, as LLM-Streamline does",
+}
 PROBE_FACTS = (
     "relative_degradation", "ci95", "p_within", "se", "fingerprint", "wall_seconds", "device_seconds", "num_parameters",
 )  # fmt: skip
@@ -67,7 +72,7 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
                 "early_stop": settings.early_stop,
                 "num_looks": NUM_LOOKS,
             },
-            "convention": "a block of depth n starting at l is the layers l to l+n-1, counted from 0",
+            "convention": CONVENTIONS[settings.convention],
             "heal": {cell.scale: as_json(settings.heal_recipe(cell)) for cell in settings.cells},
             "corpus": {
                 "name": corpus_name,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import sqlalchemy
 from small_world import World, cell, drive, events, results_of, small_sweep
@@ -409,3 +410,18 @@ def test_a_joint_answer_has_one_control_for_all_its_cells(make_settings):
     for splits, test in zip(joint["control"]["splits"], joint["tests"], strict=True):
         assert splits["test"]["pruned"]["value"] == test["test"]["value"]
         assert splits["test"]["baseline"]["value"] <= test["test"]["value"]
+
+
+def test_a_convention_says_what_a_block_is_judged_by_beforehand(make_settings):
+    settings = make_settings(convention="streamline", sampler="paper")
+    campaign, world = _open(settings), World(settings, EDGES)
+    list(islice(events(campaign, world), 4))
+    with np.load(campaign.store.root / campaign.ledgers[EN].singles["base"].record["map"]) as arrays:
+        distance = arrays["distance"]
+    space = campaign._space(EN)
+    for start in range(1, 12):
+        for depth in range(1, 13 - start):
+            assert space.distance_of(start, depth) == distance[start - 1, start + depth]
+    assert space.distance_of(0, 3) == 1.0
+    assert settings.question(EN) != make_settings(sampler="paper").question(EN)
+    assert "as LLM-Streamline does" in results_of(campaign)["sweep"]["convention"]
