@@ -126,7 +126,7 @@ MISTAKES = [
     (["--base", "."], "slam.json"),
     (["--base", str(SHIPPED), "--family", "llama"], "got --family llama"),
     (["--base", str(SHIPPED), "--scale", "7b"], "got --scale 7b"),
-    (["--data", "librispeech"], "got 'librispeech'"),
+    (["--data", "librispeak"], "got 'librispeak'"),
     (["--data", "missing.jsonl"], "got missing.jsonl"),
     (["--name", "../up"], "got '../up'"),
     (["--seed", "-1"], "got -1"),
