@@ -47,6 +47,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         price: Annotated[float, typer.Option(help="frontier: layers that one more heal must promise. Less: more heals, fewer layers missed.")] = 0.2,
         max_heals: Annotated[int | None, typer.Option(help="Heals a cell at most; default: 6 for frontier, 16 for random, tpe, gp.")] = None,
         rungs: Annotated[list[str], typer.Option(help="Looks that may be taken: full, and cheaper ones (unhealed, short) that frontier uses while they pay.")] = ["full"],
+        convention: Annotated[str, typer.Option(help="What a block is judged by beforehand: gromov (angular distance over its own layers) or streamline (over these and the layer kept before them).")] = "gromov",
         control: Annotated[bool, typer.Option("--control", help="Also heal each answer's model with nothing removed, and compare with that: a heal is more training too. One more heal a cell.")] = False,
         methods: Annotated[list[str], typer.Option(help="Which block of each depth: paper (least angular distance), deepest (the last layers but the very last), random.")] = ["paper", "deepest", "random"],
         depths: Annotated[list[str], typer.Option(help="Layers to remove: counts (1,2,4) or fractions of them (0.1,0.25); default: every depth up to 3/4 of the layers.")] = [],
@@ -103,11 +104,12 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 search: dict[str, Any] = {"curve": curve}
             else:
                 search = {"sampler": sampler, "price": price, "max_heals": max_heals, "rungs": tuple(dict.fromkeys(["full", *split(rungs)]))}
+            search["convention"] = convention
             scoring: dict[str, Any] = {"num_beams": beams, "resample": resample, "early_stop": early_stop}
             defaults = {
                 "tolerance": 0.25, "alpha": 0.05, "base": "auto", "seed": 0, "num_selection": None, "num_test": None,
                 "sampler": "frontier", "price": 0.2, "max_heals": None, "rungs": ("full",),
-                "num_beams": 1, "resample": "utterance", "early_stop": _early_stop(curves),
+                "num_beams": 1, "resample": "utterance", "early_stop": _early_stop(curves), "convention": "gromov",
             }
             asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test, **search, **scoring}
             changed = {option: value for option, value in asked.items() if option in defaults and value != defaults[option]} | recipe
