@@ -121,7 +121,6 @@ MISTAKES = [
     (["--zero-stage", "4"], "got 4"),
     (["--precision", "fp8"], "got fp8"),
     (["--profile", "pockets"], "got pockets"),
-    (["--profile", "paper"], "no --data"),
     (["--base", "nowhere"], "got nowhere"),
     (["--base", "."], "slam.json"),
     (["--base", str(SHIPPED), "--family", "llama"], "got --family llama"),
@@ -159,6 +158,16 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, monkeypatch, folde
 )
 def test_a_broken_manifest_is_named_with_its_line(run, tmp_path, rows, received):
     _refused(run("--data", _manifest(tmp_path, rows)), received)
+
+
+def test_the_papers_grid_is_planned_without_weights_or_data(run, tmp_path):
+    done = run("--family", "all", "--scale", "1.5b,3b,7b,1b,8b", "--profile", "paper", "--plan", "--gpu-price", "2")
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    for decoder in ("qwen-1.5b", "qwen-7b", "llama-8b"):
+        assert decoder in told
+    assert "GPU-hours at 2" in told
+    assert not any((tmp_path / "runs").rglob("*.flac"))
 
 
 def test_a_store_that_is_a_file_is_refused_and_kept(run, tmp_path):

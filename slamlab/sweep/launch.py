@@ -117,12 +117,6 @@ def prepare(
     families, encoders = ([_absolute(name) or name for name in names] for names in (families, encoders))
     opened = Store(store).open()
     source = data or profile.corpus
-    if source is None:
-        raise OptionError(
-            f"the profile {profile.name} has no corpus of its own",
-            "no --data",
-            "pass --data with a manifest of recordings, or --profile pocket",
-        )
     known = unopened(source) if plan else None
     corpus = known or open_corpus(source, opened.cache, seed=0)
     cells = make_cells(

@@ -283,8 +283,13 @@ def _seconds(
     return (seconds, False) if seconds else (gpu_seconds(settings, cell), True)
 
 
+def _was_timed(settings: Settings, cell: Cell) -> bool:
+    """Say whether a core's times for a cell are known: nothing was timed for a profile that asks for GPUs."""
+    return cell.scale in POCKET_STEP_S and not settings.recipes().gpus_per_trial
+
+
 def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:
-    if cell.scale not in POCKET_STEP_S:
+    if not _was_timed(settings, cell):
         return None
     score_s = POCKET_SCORE_S[cell.scale]
     heal_s = settings.heal_recipe(cell).train.num_steps * POCKET_STEP_S[cell.scale]
@@ -292,7 +297,7 @@ def _pocket_seconds(settings: Settings, cell: Cell) -> dict[str, float] | None:
 
 
 def _train_seconds(settings: Settings, cell: Cell) -> float:
-    if cell.scale not in POCKET_STEP_S:
+    if not _was_timed(settings, cell):
         return base_gpu_s(settings, cell)
     recipe = settings.recipes().base_recipe(cell.scale)
     stages: Iterable[int] = (
