@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from slamlab.data.features import FeatureStore
@@ -17,7 +17,7 @@ from slamlab.sweep.store import Store, fingerprint
 from slamlab.training.base import BaseRequest, Progress, make_base
 from slamlab.zoo.assets import sha256_of
 from slamlab.zoo.decoders import find_decoder
-from slamlab.zoo.profiles import BaseRecipe
+from slamlab.zoo.profiles import BaseRecipe, as_json
 
 SHIPPED = Path(__file__).parents[1] / "zoo" / "bases"
 CARD_FILE = "card.json"
@@ -67,7 +67,7 @@ def base_key(cell: Cell, recipe: BaseRecipe, corpus_fingerprint: str, seed: int)
             "scale": cell.scale,
             **({"decoder": _stats(Path(cell.family))} if Path(cell.family).is_dir() else {}),
             "encoder": cell.encoder,
-            "recipe": asdict(recipe),
+            "recipe": as_json(recipe),
             "corpus": corpus_fingerprint,
             "seed": seed,
         }

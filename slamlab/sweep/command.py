@@ -63,6 +63,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         lora_targets: Annotated[list[str], typer.Option(help="Linear layers of the receiving layer that get LoRA; default: its MLP.")] = [],
         zero_stage: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage of healing, 0 to 3.")] = None,
         precision: Annotated[str | None, typer.Option(help="Precision of healing: fp32, or bf16 (ZeRO 1 and up).")] = None,
+        gradient_checkpointing: Annotated[bool | None, typer.Option(help="Compute activations again for the gradient: less memory, slower heals; default: where the paper profile heals 7b and more.")] = None,
         num_train: Annotated[int | None, typer.Option(help="Utterances a cell heals on.")] = None,
         num_selection: Annotated[int | None, typer.Option(help="Utterances the search scores on.")] = None,
         num_test: Annotated[int | None, typer.Option(help="Utterances of the reported figures, which the search never sees.")] = None,
@@ -95,6 +96,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 "num_steps": heal_steps, "peak_lr": heal_lr, "batch_size": heal_batch, "r": lora_r,
                 "alpha": lora_alpha, "dropout": lora_dropout, "target_modules": tuple(split(lora_targets)) or None,
                 "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
+                "gradient_checkpointing": gradient_checkpointing,
             }  # fmt: skip
             questions = [split(option) for option in (family, scale, encoder, task, language)]
             families, scales, encoders, tasks, languages = questions

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from slamlab.sweep.trial import Bench
 from slamlab.training.base import BaseRequest, make_base
 from slamlab.zoo.corpora import CORPORA, names_in
 from slamlab.zoo.decoders import find_decoder
+from slamlab.zoo.profiles import as_json
 
 
 def train_and_describe(
@@ -79,7 +80,7 @@ def train_and_describe(
         "data": list(parts),
         "corpora": {name: part.fingerprint for name, part in parts.items()},
         "languages": languages,
-        "recipe": asdict(recipe),
+        "recipe": as_json(recipe),
         "init": json.loads((init / CARD_FILE).read_text(encoding="utf-8")) if init else None,
         "seed": settings.seed,
         "num_parameters": record["num_parameters"],

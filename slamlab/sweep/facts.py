@@ -6,7 +6,7 @@ the store in place of being run: it goes in here, or raises `TRIAL_REVISION`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from slamlab.data.features import FeatureStore
@@ -19,7 +19,7 @@ from slamlab.sweep.evaluate import LOOK_EVERY, NUM_LOOKS, decode_facts
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
 from slamlab.sweep.store import Store
 from slamlab.zoo.corpora import open_corpus
-from slamlab.zoo.profiles import RUNGS, HealRecipe
+from slamlab.zoo.profiles import RUNGS, HealRecipe, as_json
 
 
 class TrialFacts:
@@ -94,7 +94,7 @@ class TrialFacts:
             "jobs": [[member.task, member.language] for member in self._members(request)],
             "encoder": self.features(request.cell.encoder).fingerprint,
             "corpus": self.corpus.fingerprint,
-            "heal": asdict(recipe),
+            "heal": as_json(recipe),
             "seed": self.settings.seed + request.repeat,
         }
 
@@ -111,7 +111,7 @@ class TrialFacts:
         if recipe is None:
             facts |= {"heal": None}  # and nothing is drawn
         else:
-            facts |= {"heal": asdict(recipe), "seed": self.settings.seed, "repeat": request.repeat}
+            facts |= {"heal": as_json(recipe), "seed": self.settings.seed, "repeat": request.repeat}
         if self.settings.early_stop:
             facts |= {"early_stop": [self.settings.early_stop, self.settings.tolerance, NUM_LOOKS, LOOK_EVERY]}
         if request.is_joint:

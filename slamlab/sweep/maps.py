@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from slamlab.sweep.store import fingerprint
 from slamlab.sweep.trial import MAP_BATCH_SIZE, Bench, Steps, device_name
 from slamlab.training.base import Progress, compute_features, speech_stream
 from slamlab.training.heal import heal
-from slamlab.zoo.profiles import HealRecipe
+from slamlab.zoo.profiles import HealRecipe, as_json
 
 SELECTIONS = (ALL, "audio", "prompt", "answer", "last")
 VIEWS = (("text", ALL), *(("speech", selection) for selection in SELECTIONS))
@@ -154,7 +154,7 @@ class MapBench(Bench):
             "jobs": [[one.task, one.language] for one in self._lora_jobs(cell)],
             "encoder": self.features(cell.encoder).fingerprint,
             "corpus": self.corpus.fingerprint,
-            "recipe": asdict(self._lora_recipe(cell)),
+            "recipe": as_json(self._lora_recipe(cell)),
             "seed": self.settings.seed,
         }
 
@@ -270,7 +270,7 @@ def collect_maps(
             "seed": settings.seed,
             "num_resamples": how.num_resamples,
             "num_utterances": how.num_utterances,
-            "lora": None if how.lora is None else asdict(how.lora),
+            "lora": None if how.lora is None else as_json(how.lora),
             "corpus": {
                 "name": corpus_name,
                 "fingerprint": settings.corpus_fingerprint,

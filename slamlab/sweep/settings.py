@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from slamlab.errors import AssetError, OptionError
 from slamlab.search.curve import Curve
+from slamlab.search.evidence import CONVENTIONS
 from slamlab.search.frontier import PRICE
 from slamlab.search.strategies import SAMPLERS
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.store import fingerprint
 from slamlab.zoo.decoders import find_decoder
-from slamlab.zoo.profiles import PROFILES, RUNGS, HealRecipe, Profile, TrainRecipe
+from slamlab.zoo.profiles import PROFILES, RUNGS, HealRecipe, Profile, TrainRecipe, as_json
 
 TRIAL_REVISION = 3
 """Raised when a change of this package changes what a trial computes: old records then no longer serve."""
@@ -52,6 +53,7 @@ class Settings:
         rungs: Looks that may be taken; `full` always is.
         joint: Whether one block is wanted for all cells of a base together.
         control: Whether each answer is also compared with the same heal of the whole decoder.
+        convention: What a block is judged by beforehand, of :data:`slamlab.search.evidence.CONVENTIONS`.
         curve: What is looked at where a curve over depths is wanted in place of an answer: no sampler chooses, then.
         num_beams: Beams of decoding; 1 decodes greedily, as in the paper.
         resample: What the bootstrap draws: `utterance` or `speaker`.
@@ -80,6 +82,7 @@ class Settings:
     rungs: tuple[str, ...] = ("full",)
     joint: bool = False
     control: bool = False
+    convention: str = "gromov"
     curve: Curve | None = None
     num_beams: int = 1
     resample: Literal["utterance", "speaker"] = "utterance"
@@ -108,6 +111,10 @@ class Settings:
             raise OptionError("the price of a heal is above 0 layers", self.price, f"pass for example --price {PRICE}")
         if self.max_heals is not None and self.max_heals < 1:
             raise OptionError("a cell takes 1 heal or more", self.max_heals, "pass --max-heals 1 or more")
+        if self.convention not in CONVENTIONS:
+            raise OptionError(
+                f"a convention is {' or '.join(CONVENTIONS)}", self.convention, "choose one of them with --convention"
+            )
         if self.num_beams < 1:
             raise OptionError("decoding keeps 1 beam or more", self.num_beams, "pass --beams 1 for greedy decoding")
         if self.resample not in ("utterance", "speaker"):
@@ -156,13 +163,14 @@ class Settings:
                 "tolerance": self.tolerance,
                 "alpha": self.alpha,
                 "seed": self.seed,
-                "heal": asdict(self.heal_recipe(cell)),
+                "heal": as_json(self.heal_recipe(cell)),
                 "selection": self.num_selection,
                 "test": self.num_test,
                 "profile": self.profile,
                 "num_beams": self.num_beams,
                 "resample": self.resample,
                 "early_stop": self.early_stop,
+                **({"convention": self.convention} if self.convention != "gromov" else {}),  # older studies go on
             }
         )
 

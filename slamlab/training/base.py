@@ -57,12 +57,13 @@ class BaseRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One step of one stage of the making: `features`, `text`, `align` or `speech`."""
+    """One step of one stage of the making: `features`, `text`, `align` or `speech`; or a note, to be said at once."""
 
     stage: str
     step: int
     num_steps: int
     loss: float | None = None
+    note: str = ""
 
 
 def make_base(
@@ -190,10 +191,18 @@ def compute_features(features: FeatureStore, utterances: Sequence[Utterance]) ->
 
 
 def speech_stream(
-    model: SlamModel, jobs: Sequence[tuple[Utterance, str]], features: FeatureStore, batch_size: int, seed: int
+    model: SlamModel,
+    jobs: Sequence[tuple[Utterance, str]],
+    features: FeatureStore,
+    batch_size: int,
+    seed: int,
+    skip: int = 0,
 ) -> Iterator[list[Example]]:
-    """Yield endless batches of (utterance, task) pairs, reading each batch's frames when it is asked for."""
-    for picked in _job_batches(jobs, batch_size, seed):
+    """Yield endless batches of (utterance, task) pairs, reading each batch's frames when it is asked for.
+
+    The first `skip` batches are left out, unread: they taught what now goes on to learn.
+    """
+    for picked in islice(_job_batches(jobs, batch_size, seed), skip, None):
         frames = features.get([jobs[i][0] for i in picked])
         yield [
             model.example(source, u.target(task), task=task, language=u.language)

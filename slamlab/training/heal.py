@@ -14,7 +14,9 @@ import torch
 from slamlab.data.batching import Example
 from slamlab.errors import ModelError
 from slamlab.model.slam import SlamModel, cast
+from slamlab.training import zero
 from slamlab.training.loop import Step, train
+from slamlab.training.resume import Keeper
 from slamlab.zoo.profiles import HealRecipe
 
 
@@ -24,15 +26,17 @@ def heal(
     batches: Iterator[Sequence[Example]],
     recipe: HealRecipe,
     seed: int,
+    keeper: Keeper | None = None,
 ) -> Iterator[Step]:
     """Heal a pruned model in place; yield after every optimiser step.
 
     Args:
         model: Already pruned; every parameter is left frozen and the LoRA update merged.
         receiving_layer: Index, in the pruned decoder, of the layer that gets LoRA; None for every layer.
-        batches: Endless training batches.
+        batches: Endless training batches; of a heal that goes on, those after the steps done.
         recipe: LoRA and optimisation.
         seed: Seed of LoRA's initial weights and dropout.
+        keeper: Where a heal that was killed goes on from, and this one is kept; None to keep nothing.
 
     Raises:
         ModelError: The receiving layer has none of the target modules.
@@ -44,12 +48,13 @@ def heal(
     adapted = _add_lora(model.decoder, receiving_layer, recipe) if recipe.r else None
     model.projector.requires_grad_(recipe.projector)
     try:
-        yield from train(model, batches, recipe.train)
+        yield from train(model, batches, recipe.train, keeper)
     finally:
-        cast(model, dtype)  # first: a merge in bf16 would round the update away where the model itself is fp32
-        if adapted is not None:
-            model.decoder = adapted.merge_and_unload()
-        model.requires_grad_(False).eval()
+        if not zero.is_partitioned(model):  # as one of several ranks that failed leaves it
+            cast(model, dtype)  # first: a merge in bf16 would round the update away where the model itself is fp32
+            if adapted is not None:
+                model.decoder = adapted.merge_and_unload()
+            model.requires_grad_(False).eval()
 
 
 def _add_lora(decoder: Any, receiving_layer: int | None, recipe: HealRecipe) -> Any:

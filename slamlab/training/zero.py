@@ -10,10 +10,11 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import nn
@@ -95,7 +96,8 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
         recipe: Optimiser, precision and ZeRO stage.
 
     Yields:
-        The engine: call it for the loss, then `backward(loss)` and `step()`.
+        The engine: call it for the loss, then `backward(loss)` and `step()`. Where one of several ranks fails, its
+        model stays as the engine had it, and is of no further use.
     """
     start()
     import deepspeed
@@ -110,14 +112,27 @@ def engine(model: nn.Module, recipe: TrainRecipe) -> Iterator[Any]:
         config=engine_config(recipe, torch.distributed.get_world_size()),
         dist_init_required=False,
     )
+    whole = True
     try:
         yield wrapped
+    except Exception:
+        # The other ranks, if any, may wait elsewhere: they would not take part in making this one's model whole.
+        whole = torch.distributed.get_world_size() == 1
+        if whole:
+            wrapped.empty_partition_cache()  # what the step that failed had gathered, at stage 3
+        raise
     finally:
-        # These two hooks outlive `destroy`, and through them the optimiser's state would live as long as the model.
-        wrapped.module_forward_pre_hook.remove()
-        wrapped.module_forward_post_hook.remove()
-        wrapped.destroy()
-        _release(model, own)
+        if whole:
+            # These two hooks outlive `destroy`, and with them the optimiser's state would live as long as the model.
+            wrapped.module_forward_pre_hook.remove()
+            wrapped.module_forward_post_hook.remove()
+            wrapped.destroy()
+            _release(model, own)
+
+
+def is_partitioned(model: nn.Module) -> bool:
+    """Say whether an engine of stage 3 still holds a model in parts."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 @contextmanager
@@ -128,6 +143,84 @@ def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
     with deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned)):
         yield
+
+
+def capture(wrapped: Any) -> dict[str, torch.Tensor]:
+    """Return what training has changed, on the CPU; every rank takes part, and each gets all of it.
+
+    Args:
+        wrapped: An engine, between two steps.
+
+    Returns:
+        `weight.NAME` of what is trained, whole and in the engine's precision; of each rank R its own `R.rng.NAME` and,
+        of its I-th share of the optimiser, `R.I.master` (fp32 weights) and `R.I.MOMENT`.
+    """
+    trained = {name: p for name, p in wrapped.module.named_parameters() if p.requires_grad}
+    with gathered(trained.values()):
+        tensors = {f"weight.{name}": p.detach().to("cpu", copy=True) for name, p in trained.items()}
+    optimizer, masters = _optimizer(wrapped)
+    own = {f"rng.{name}": state for name, state in _random_states().items()}
+    for i, master in enumerate(masters):
+        own |= {f"{i}.master": master.detach(), **{f"{i}.{n}": t for n, t in optimizer.state[master].items()}}
+    for name, tensor in own.items():
+        for rank, theirs in enumerate(_of_all_ranks(tensor)):
+            tensors[f"{rank}.{name}"] = theirs
+    return tensors
+
+
+def restore_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a model, before an engine is made of it, the trained weights that :func:`capture` took."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"weight.{name}"])
+
+
+def restore(wrapped: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a new engine the optimiser and random states that :func:`capture` took; its weights it has already."""
+    optimizer, masters = _optimizer(wrapped)
+    rank = f"{torch.distributed.get_rank()}."
+    own = {name.removeprefix(rank): tensor for name, tensor in tensors.items() if name.startswith(rank)}
+    for i, master in enumerate(masters):
+        parts = {name.removeprefix(f"{i}."): part for name, part in own.items() if name.startswith(f"{i}.")}
+        master.data.copy_(parts.pop("master"))
+        # AdamW counts its steps on the CPU, wherever its moments are.
+        optimizer.state[master] = {n: part.clone() if n == "step" else part.to(master) for n, part in parts.items()}
+    torch.set_rng_state(own["rng.torch"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["rng.cuda"])
+    numbers = own["rng.numpy"].numpy()
+    keys, (position, has_gauss, gauss) = numbers[:-3].astype(np.uint32), numbers[-3:]
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
+
+
+def _optimizer(wrapped: Any) -> tuple[Any, list[torch.Tensor]]:
+    """Return torch's own optimiser inside an engine, and the fp32 weights that it steps on this rank.
+
+    Those are the parameters themselves at stage 0, else this rank's flat share of them; at stage 3 DeepSpeed shows
+    them to the optimiser only while it steps.
+    """
+    outer = wrapped.optimizer
+    flat = getattr(outer, "fp32_partitioned_groups_flat", None)
+    masters = flat or [parameter for group in outer.param_groups for parameter in group["params"]]
+    return getattr(outer, "optimizer", outer), masters
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    """Return the states that dropout and numpy draw from; float64 holds numpy's 32-bit words exactly."""
+    _, keys, *rest = np.random.get_state()
+    states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.array([*keys, *rest], dtype=np.float64))}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _of_all_ranks(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return a tensor of every rank, in their order, on the CPU; all have the same shape."""
+    if torch.distributed.get_world_size() == 1:
+        return [tensor.to("cpu", copy=True)]
+    sent = tensor.to("cuda" if torch.cuda.is_available() else "cpu")
+    received = [torch.empty_like(sent) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(received, sent)
+    return [one.cpu() for one in received]
 
 
 def _release(model: nn.Module, own: dict[nn.Module, set[str]]) -> None:

@@ -21,7 +21,7 @@ from slamlab.errors import ModelError, TrialFailed
 from slamlab.model.slam import SlamModel, cast, load
 from slamlab.model.surgery import LayerBlock, without
 from slamlab.training.heal import heal
-from slamlab.training.loop import train
+from slamlab.training.loop import OutOfMemory, train
 from slamlab.zoo.profiles import HealRecipe, TrainRecipe
 
 NewModel = Callable[..., SlamModel]
@@ -156,6 +156,17 @@ def test_equal_seeds_heal_alike(new_model: NewModel, stream: Stream) -> None:
     assert changed(healed[2], healed[0]) >= TARGETS
 
 
+@pytest.mark.parametrize("projector", [True, False])
+def test_activations_computed_again_draw_the_same_dropout(projector: bool, new_model: NewModel, stream: Stream) -> None:
+    kept, again = new_model(), new_model()
+    recipe = replace(RECIPE, dropout=0.5, projector=projector)
+    expected = [step.loss for step in heal(kept, 1, stream(4), recipe, seed=0)]
+    recipe = replace(recipe, train=replace(TRAIN, gradient_checkpointing=True))
+    assert [step.loss for step in heal(again, 1, stream(4), recipe, seed=0)] == expected
+    assert changed(again, kept) == set()
+    assert is_plain(again)
+
+
 def test_a_pruned_model_gets_better(new_model: NewModel, stream: Stream) -> None:
     base = new_model(num_layers=4)
     list(train(base, stream(8), TrainRecipe(num_steps=60, batch_size=8, peak_lr=5e-3)))
@@ -188,6 +199,24 @@ def test_a_failed_trial_leaves_a_plain_model(
     assert is_plain(model)
     model.save(tmp_path)
     assert changed(load(tmp_path), model) <= TARGETS | PROJECTOR  # NaN is unlike itself
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_heal_that_runs_out_of_memory_says_so_and_leaves_a_plain_model(
+    zero_stage: int, new_model: NewModel, stream: Stream
+) -> None:
+    """The allocator's own error, in the middle of a forward pass."""
+    model = new_model()
+    recipe = replace(RECIPE, train=replace(TRAIN, zero_stage=zero_stage))
+    steps = heal(model, 1, stream(4), recipe, seed=0)
+    next(steps)
+    norm = model.decoder.model.layers[1].input_layernorm
+    handle = norm.register_forward_pre_hook(lambda *_: torch.empty(1 << 60) and None)
+    with pytest.raises(OutOfMemory, match="the device ran out of memory at step 2 with 4 utterances at a time"):
+        next(steps)
+    handle.remove()
+    assert is_plain(model)
+    assert torch.isfinite(model(next(stream(4))))
 
 
 def test_a_caller_that_stops_early_keeps_a_plain_model(new_model: NewModel, stream: Stream) -> None:

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -80,6 +82,44 @@ def test_losses_and_weights_are_those_of_plain_torch(
 def test_clipping_matters_to_the_comparison(new_model: NewModel, stream: Stream) -> None:
     tight, loose = (plain_losses(new_model(tied=True), stream(4), clip) for clip in (0.3, 100.0))
     assert abs(tight[-1] - loose[-1]) > 1e-4
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_micro_batches_count_by_their_tokens(
+    accumulation: int, new_model: NewModel, stream: Stream, examples: list[Example]
+) -> None:
+    """Half of a batch at a time is the same batch, also where answers are of unlike lengths."""
+    uneven = [replace(one, answer=one.answer[: 1 + i % 6]) for i, one in enumerate(examples)]
+    batches = [uneven[i : i + 4] for i in range(0, 16, 4)]
+    plain, model = new_model(), new_model()
+    expected = plain_losses(plain, cycle(batches), 0.3)
+    recipe = TrainRecipe(**RECIPE, clip_norm=0.3, accumulation=accumulation)
+    assert losses_of(train(model, cycle(batches), recipe)) == pytest.approx(expected, abs=1e-5)
+    assert_equal_weights(model, plain)
+    parts = [batches[0][part::accumulation] for part in range(accumulation)]
+    with torch.inference_mode():
+        mean_of_means = fmean(float(new_model()(part)) for part in parts)
+    assert abs(mean_of_means - expected[0]) > 1e-3
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_activations_computed_again_change_no_loss(zero_stage: int, new_model: NewModel, stream: Stream) -> None:
+    losses, weights, calls = [], [], []
+    for again in (False, True):
+        model, seen = new_model(tied=True), [0]
+        model.requires_grad_(False).projector.requires_grad_(True)
+        model.decoder.model.layers[1].mlp.requires_grad_(True)
+        inner = model.decoder.model.layers[1].self_attn
+        handle = inner.register_forward_pre_hook(lambda *_, seen=seen: seen.__setitem__(0, seen[0] + 1))
+        recipe = TrainRecipe(**RECIPE, zero_stage=zero_stage, gradient_checkpointing=again)
+        losses.append(losses_of(train(model, stream(4), recipe)))
+        handle.remove()
+        calls.append(seen[0])
+        weights.append(model)
+        assert not any(module._forward_hooks for module in model.modules())
+    assert calls == [10, 20]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert_equal_weights(*weights)
 
 
 def test_the_rate_warms_up_and_ends_at_zero() -> None:

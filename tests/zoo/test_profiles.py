@@ -4,7 +4,7 @@ import math
 import pytest
 
 from slamlab.errors import OptionError
-from slamlab.zoo.profiles import PROFILES, RUNGS, Rung
+from slamlab.zoo.profiles import PROFILES, RUNGS, Rung, as_json
 
 FULL = PROFILES["pocket"].heal_recipe("mini")
 
@@ -49,3 +49,17 @@ def test_a_rung_heals_for_its_share_of_steps_by_the_recipe(num_steps, short):
     assert RUNGS["full"].heal_recipe(full) == full
     train = dataclasses.replace(FULL.train, num_steps=short)
     assert RUNGS["short"].heal_recipe(full) == dataclasses.replace(FULL, train=train)
+
+
+def test_a_recipe_is_told_as_before_unless_it_asks_for_what_is_new():
+    train = as_json(FULL)["train"]
+    assert "gradient_checkpointing" not in train
+    again = dataclasses.replace(FULL, train=dataclasses.replace(FULL.train, gradient_checkpointing=True))
+    assert as_json(again)["train"] == train | {"gradient_checkpointing": True}
+
+
+@pytest.mark.parametrize(("scale", "again"), [("1.5b", False), ("3b", False), ("7b", True), ("8b", True), ("9b", True)])
+def test_large_decoders_compute_activations_again(scale, again):
+    recipe = PROFILES["paper"].heal_recipe(scale).train
+    assert recipe.gradient_checkpointing is again
+    assert dataclasses.replace(recipe, gradient_checkpointing=False) == PROFILES["paper"].heal_recipe("1b").train
