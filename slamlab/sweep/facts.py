@@ -96,7 +96,12 @@ class TrialFacts:
             "corpus": self.corpus.fingerprint,
             "heal": as_json(recipe),
             "seed": self.settings.seed + request.repeat,
+            **self._devices(),
         }
+
+    def _devices(self) -> dict[str, int]:
+        """Return on how many devices a heal runs, which changes how it rounds; nothing of one, as it always was."""
+        return {"devices": self.settings.devices} if self.settings.devices > 1 else {}
 
     def _base_facts(self, cell: Cell, base: Base) -> dict[str, Any]:
         return {**self._facts(cell, base), "kind": "base", "num_test": self.settings.num_test}
@@ -111,7 +116,7 @@ class TrialFacts:
         if recipe is None:
             facts |= {"heal": None}  # and nothing is drawn
         else:
-            facts |= {"heal": as_json(recipe), "seed": self.settings.seed, "repeat": request.repeat}
+            facts |= {"heal": as_json(recipe), "seed": self.settings.seed, "repeat": request.repeat, **self._devices()}
         if self.settings.early_stop:
             facts |= {"early_stop": [self.settings.early_stop, self.settings.tolerance, NUM_LOOKS, LOOK_EVERY]}
         if request.is_joint:

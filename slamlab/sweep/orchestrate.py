@@ -225,6 +225,8 @@ class TrialRunner(tune.Trainable):
         try:
             while time.monotonic() < until:
                 progress = next(self._steps)
+                if progress.note:
+                    break
         except StopIteration as end:
             return {"done": True, "outcome": Outcome(record=end.value)}
         except SlamlabError as error:

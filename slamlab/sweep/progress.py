@@ -41,7 +41,10 @@ class Watcher:
         self._say(request, f"starts{again}")
 
     def advanced(self, request: Request, progress: Progress) -> None:
-        """Say where a trial stands, at most every ten seconds."""
+        """Say where a trial stands, at most every ten seconds; a note always."""
+        if progress.note:
+            self._say(request, progress.note)
+            return
         now = time.monotonic()
         if now - self._said_s.get(request, 0.0) >= SAY_EVERY_S:
             self._said_s[request] = now

@@ -47,6 +47,7 @@ class Settings:
         num_test: Utterances of the reported figures, None for the profile's.
         store: Folder of the store.
         workers: Trials at the same time.
+        devices: GPUs that one heal takes, or CPU workers where the profile has no GPU.
         sampler: Which strategy chooses the blocks, of :data:`slamlab.search.strategies.SAMPLERS`.
         price: Layers that a full heal must promise (frontier).
         max_heals: Full heals a cell at most, None for the strategy's own limit.
@@ -76,6 +77,7 @@ class Settings:
     num_selection: int
     num_test: int
     workers: int = 1
+    devices: int = 1
     sampler: str = "frontier"
     price: float = PRICE
     max_heals: int | None = None
@@ -103,6 +105,8 @@ class Settings:
             )
         if self.workers < 1:
             raise OptionError("at least 1 trial runs at a time", self.workers, "pass --workers 1 or more")
+        if self.devices < 1:
+            raise OptionError("a heal takes 1 device or more", self.devices, "pass --devices 1 or more")
         if self.base not in ("auto", "train") and not Path(self.base).is_dir():
             raise AssetError("--base is auto, train, or a folder", self.base, "give a folder that slamlab wrote")
         if self.sampler not in SAMPLERS:
@@ -135,7 +139,13 @@ class Settings:
                 "leave --rungs out, or take frontier",
             )
         for cell in self.cells:
-            self.heal_recipe(cell)
+            train = self.heal_recipe(cell).train
+            if train.batch_size // train.accumulation % self.devices:
+                raise OptionError(
+                    f"the utterances of a healing step divide evenly among the {self.devices} devices",
+                    train.batch_size,
+                    "pass --heal-batch or --devices so that they do",
+                )
             if self.curve:
                 self.curve.depths_of(find_decoder(cell.family, cell.scale).num_layers)
 
@@ -170,6 +180,7 @@ class Settings:
                 "num_beams": self.num_beams,
                 "resample": self.resample,
                 "early_stop": self.early_stop,
+                **({"devices": self.devices} if self.devices > 1 else {}),
                 **({"convention": self.convention} if self.convention != "gromov" else {}),  # older studies go on
             }
         )

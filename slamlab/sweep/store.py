@@ -2,8 +2,9 @@
 
 Layout: `ledger.db` (Optuna), `trials/<fingerprint>.json` (one record a trial), `hypotheses/` and `maps/` (named by the
 sha256 of their bytes), `bases/` and `checkpoints/` (model folders, named by fingerprint), `answers/` (what models said,
-as they say it), `heals/` (losses and cost), `cache/` (what can be made again: speech, encoder frames, converted
-weights). Files and folders appear whole or not at all, but for answers, which grow by whole lines.
+as they say it), `heals/` (losses and cost; the state of one that runs), `cache/` (what can be made again: speech,
+encoder frames, converted weights). Files and folders appear whole or not at all, but for answers, which grow by whole
+lines.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -118,17 +119,30 @@ class Store:
         return Journal(self.root / "answers" / f"{answers[:32]}.jsonl")
 
     def read_heal(self, model: str) -> dict[str, Any]:
-        """Return losses and cost of the healing of a model; no losses and no cost where they are not known."""
+        """Return losses, cost and notes, if any, of the healing of a model; nothing and no cost where not known."""
         unknown = {"losses": [], "wall_seconds": 0.0, "device_seconds": 0.0}
         try:
             known = json.loads((self.root / "heals" / f"{model[:32]}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return unknown
-        return known if isinstance(known, dict) and known.keys() == unknown.keys() else unknown
+        return known if isinstance(known, dict) and known.keys() >= unknown.keys() else unknown
 
-    def write_heal(self, model: str, losses: list[float], wall_seconds: float, device_seconds: float) -> None:
-        """Keep losses and cost of the healing of a model."""
-        content = {"losses": losses, "wall_seconds": wall_seconds, "device_seconds": device_seconds}
+    def heal_state(self, model: str) -> Path:
+        """Return the file in which a heal that runs keeps its state."""
+        return self.root / "heals" / f"{model[:32]}.safetensors"
+
+    def write_heal(
+        self,
+        model: str,
+        losses: list[float],
+        wall_seconds: float,
+        device_seconds: float,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Keep losses and cost of the healing of a model, and what was out of the ordinary."""
+        content: dict[str, Any] = {"losses": losses, "wall_seconds": wall_seconds, "device_seconds": device_seconds}
+        if notes:
+            content["notes"] = list(notes)
         self._write(self.root / "heals" / f"{model[:32]}.json", json.dumps(content).encode())
 
     def read_record(self, trial_fingerprint: str) -> dict[str, Any] | None:

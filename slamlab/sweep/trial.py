@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,23 +17,20 @@ import torch
 
 from slamlab.data.batching import Example
 from slamlab.data.utterance import SPLITS, Utterance
-from slamlab.errors import AssetError
 from slamlab.model import surgery
 from slamlab.model.redundancy import ALL, AngularDistance, feed_speech
-from slamlab.model.slam import SlamModel, load
-from slamlab.model.surgery import LayerBlock
+from slamlab.model.slam import SlamModel
 from slamlab.scoring.metrics import METRICS
 from slamlab.scoring.records import read_records
 from slamlab.sweep.bases import Base, base_name, find_base
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.device import Clock, device, device_name
 from slamlab.sweep.evaluate import LOOK_EVERY, EarlyStop, Evaluation, decode_facts
-from slamlab.sweep.facts import TrialFacts
+from slamlab.sweep.healing import Healer, Team
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
 from slamlab.sweep.speed import BATCH_SIZE, compare_speed
 from slamlab.sweep.store import fingerprint
-from slamlab.training.base import Progress, compute_features, speech_stream
-from slamlab.training.heal import heal
+from slamlab.training.base import Progress
 from slamlab.zoo.profiles import HealRecipe
 
 MAP_BATCH_SIZE = 16
@@ -44,17 +40,17 @@ NUM_MAP_UTTERANCES = 64
 Steps = Generator[Progress, None, dict[str, Any]]
 
 
-class Bench(TrialFacts):
+class Bench(Healer):
     """Where a worker runs its trials; keeps corpus, features and the last base in memory from one to the next.
 
     Args:
         settings: The sweep.
+        team: Who heals on several devices; None where this process does it all.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, team: Team | None = None) -> None:
+        super().__init__(settings, team)
         self._base: Base | None = None
-        self._clock = Clock()
 
     def run(self, request: Request) -> Steps:
         """Run one trial; yield progress and return its record.
@@ -78,6 +74,11 @@ class Bench(TrialFacts):
             record["device"] = device_name()
             self.store.write_record(record)
         return record
+
+    def heal_as_rank(self, request: Request, recipe: HealRecipe) -> Generator[Progress, None, None]:
+        """Take one rank's part in a heal that others started; torch's process group tells which rank it is."""
+        base = yield from self._get_base(request.cell)
+        yield from self._take_part(request, base, recipe)
 
     def _restart_clock(self) -> None:
         self._clock = Clock()
@@ -132,6 +133,7 @@ class Bench(TrialFacts):
             "repeat": facts.get("repeat", 0),
             "num_layers": len(surgery.decoder_layers(base.model.decoder)),
             "losses": heal["losses"],
+            **({"notes": heal["notes"]} if "notes" in heal else {}),
         }
 
     def _run_final(self, request: Request) -> Steps:
@@ -263,49 +265,6 @@ class Bench(TrialFacts):
         for member, split, evaluation in evaluations:
             scores.setdefault(member.name, {})[split] = evaluation.score(self.store)
         return scores
-
-    def _pruned_model(self, request: Request, base: Base) -> Generator[Progress, None, SlamModel]:
-        """Return the base without a request's block, healed by its recipe.
-
-        A healed model is kept at once, so that scoring it can go on after an interruption without healing again.
-        """
-        block, recipe, model = LayerBlock(request.start, request.depth), self._recipe(request), base.model
-        key = fingerprint(self._model_facts(request, base))
-        checkpoint = self.store.checkpoint_folder(key)
-        if checkpoint.is_dir():
-            with suppress(AssetError, OSError):  # dropped by another sweep at this very moment: make it again
-                return load(checkpoint).to(device())
-        clock = Clock()
-        # Also to score it unhealed: skipped in place, the block's layers would still be computed for every token.
-        pruned = SlamModel(model.config, surgery.without(model.decoder, block), model.tokenizer).eval()
-        pruned.projector.to(model.device, model.dtype).load_state_dict(model.projector.state_dict())
-        if recipe is None:
-            return pruned
-        receiver = block.start
-        if not request.is_control:
-            receiver = surgery.receiving_layer(block, len(surgery.decoder_layers(model.decoder)), recipe.side)
-        jobs = [
-            (utterance, member.task)
-            for member in self._members(request)
-            for utterance in self.corpus.utterances(member.language, "train", recipe.num_train)
-        ]
-        losses = yield from self._heal(pruned, receiver, jobs, recipe, self.settings.seed + request.repeat)
-        self.store.write_heal(key, losses, *clock.read())
-        self.store.put_folder(checkpoint, pruned.save)
-        return pruned
-
-    def _heal(
-        self, model: SlamModel, receiver: int, jobs: Sequence[tuple[Utterance, str]], recipe: HealRecipe, seed: int
-    ) -> Generator[Progress, None, list[float]]:
-        """Heal a pruned model in place on (utterance, task) pairs, mixed as they come, and return the losses."""
-        features = self.features(model.config.encoder)
-        yield from compute_features(features, [utterance for utterance, _ in jobs])
-        stream = speech_stream(model, jobs, features, recipe.train.batch_size, seed)
-        losses = []
-        for step in heal(model, receiver, stream, recipe, seed):
-            losses.append(step.loss)
-            yield Progress(stage="heal", step=step.step, num_steps=step.num_steps, loss=step.loss)
-        return losses
 
     def _map(self, model: SlamModel, cell: Cell) -> str:
         """Keep the angular-distance map over audio, prompt and reference answer; return where it lies."""

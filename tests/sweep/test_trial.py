@@ -25,7 +25,7 @@ import slamlab
 from slamlab.errors import AssetError, ModelError
 from slamlab.scoring.records import encode_records, read_records
 from slamlab.scoring.score import score_records
-from slamlab.sweep import trial
+from slamlab.sweep import healing, trial
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.evaluate import decode_facts
 from slamlab.sweep.settings import Request
@@ -352,7 +352,7 @@ def test_a_model_that_vanishes_is_made_again(new_bench, ran, monkeypatch):
     (probe,) = run_all(bench, PROBE)
     shutil.rmtree(bench.store.root / "answers")
     (bench.store.root / "trials" / f"{probe['fingerprint']}.json").unlink()
-    monkeypatch.setattr(trial, "load", _vanished)
+    monkeypatch.setattr(healing, "load", _vanished)
     record, stages = finish(bench.run(PROBE))
     assert "heal" in stages
     assert without_times(json.loads(json.dumps(record))) == without_times(json.loads(json.dumps(probe)))
