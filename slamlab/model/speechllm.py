@@ -103,7 +103,9 @@ class SpeechLLM(SlamModel):
         parts.wrapper.set_output_embeddings(self.decoder.get_output_embeddings())
         setattr(parts.base, parts.projector, self.projector.inner)
         parts.wrapper.config.text_config = self.decoder.config
-        parts.wrapper.save_pretrained(folder)
+        # Weights take the names that the source had, but where an adapter was loaded after them, whose names would win.
+        has_adapter = (self.source / "adapter_config.json").is_file()
+        parts.wrapper.save_pretrained(folder, save_original_format=not has_adapter)
         load_processor(self.source).save_pretrained(folder)
         (folder / SPEECHLLM_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 

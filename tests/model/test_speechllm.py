@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,12 @@ def test_a_pruned_and_healed_model_comes_back_in_stock_transformers(world: World
         num_train=2,
     )
     examples = examples_of(world, pruned)
+    with torch.no_grad():
+        unhealed = float(pruned(examples[:2]))
     losses = [step.loss for step in heal(pruned, 0, iter(lambda: examples[:2], None), recipe, seed=0)]
-    assert len(losses) == 2 and losses[1] < losses[0]
+    with torch.no_grad():
+        healed = float(pruned(examples[:2]))  # not the losses of the steps: a Q-Former has dropout
+    assert len(losses) == 2 and healed < unhealed
     changed = {name for name, weight in pruned.state_dict().items() if not torch.equal(weight, before[name])}
     assert any(name.startswith("projector.") for name in changed)
     assert {name.split(".layers.")[1][0] for name in changed if ".layers." in name} == {"0"}
@@ -220,9 +225,9 @@ def test_granites_adapter_is_merged(tmp_path: Path) -> None:
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3)
-        adapted.config.has_lora_adapter = True
-        adapted.save_pretrained(plain.folder)
-        assert (plain.folder / "adapter_model.safetensors").is_file()
+        adapted.save_pretrained(str(tmp_path / "adapted"))
+        for name in ("adapter_config.json", "adapter_model.safetensors"):  # beside the plain weights, as published
+            shutil.copy(tmp_path / "adapted" / name, plain.folder)
         model = plain.model()
         stock: Any = AutoModelForSeq2SeqLM.from_pretrained(plain.folder).eval()
         assert stock._hf_peft_config_loaded
