@@ -39,7 +39,8 @@ def main(
     data: Annotated[
         str | None,
         typer.Option(
-            help="pocket, asterisk, wordnet, or a manifest (.jsonl, .csv) of your own recordings; several with commas."
+            help="Corpus by name (`max_prune.py --help` lists them), a copy of one as NAME=FOLDER, or a manifest (.jsonl, "
+            ".csv) of your own recordings; several with commas."
         ),
     ] = None,
     base: Annotated[

@@ -26,7 +26,8 @@ def main(
     encoder: Annotated[str, typer.Option(help="Speech encoder by name, hub id or folder.")] = "whisper-base",
     profile: Annotated[str, typer.Option(help="Where the recipe comes from: pocket or paper.")] = "pocket",
     data: Annotated[
-        str | None, typer.Option(help="Corpus by name or manifest, several with commas; default: the profile's.")
+        str | None,
+        typer.Option(help="Corpus by name, NAME=FOLDER or manifest, several with commas; default: the profile's."),
     ] = None,
     language: Annotated[list[str], typer.Option(help="Spoken language to learn: en, de, fr ...; default: all.")] = [],
     init: Annotated[
