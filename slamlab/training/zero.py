@@ -1,7 +1,7 @@
 """DeepSpeed, kept in one file: start it in this process, and wrap a model in an engine of a given ZeRO stage.
 
-The same code runs on CPU (gloo) and GPU (nccl), in one process or in the ranks that a launcher started (torchrun, Ray
-Train): RANK and WORLD_SIZE are read only to tell which.
+The same code runs on CPU (gloo) and GPU (nccl), in one process or in the ranks that a launcher started (torchrun, the
+sweep's team of ranks): RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are read only to tell which, and where they meet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from slamlab.zoo.profiles import TrainRecipe
 def start() -> None:
     """Make a process group for this process and import DeepSpeed, once.
 
-    Alone, the group meets in memory, and the port that gloo listens on all the same is a loopback one.
+    Alone, the group meets in memory; ranks that a launcher gave a loopback address meet there. Gloo listens in either
+    case, and then on loopback only.
     """
     # DeepSpeed asks for this variable even when told the rank; a launcher's own value wins.
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -49,14 +50,24 @@ def start() -> None:
     if torch.distributed.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    address, by_agent = os.environ.get("MASTER_ADDR", ""), "TORCHELASTIC_USE_AGENT_STORE" in os.environ
+    if world_size > 1 and (by_agent or not address.startswith("127.")):
         torch.distributed.init_process_group(backend)
     else:
-        # Gloo listens where the host's name points, on a cluster its network, even with nobody to talk to.
+        # Gloo listens where the host's name points, on a cluster its network, even with nobody there to talk to.
         loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
         if loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        store: Any = torch.distributed.HashStore()
+        if world_size > 1:
+            port = int(os.environ["MASTER_PORT"])
+            # Left to itself, torch's own server listens to every network.
+            listener = socket.create_server((address, port)).detach() if rank == 0 else None
+            store = torch.distributed.TCPStore(address, port, world_size, rank == 0, master_listen_fd=listener)
+        torch.distributed.init_process_group(
+            backend, store=store, rank=rank if world_size > 1 else 0, world_size=world_size
+        )
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 

@@ -183,7 +183,7 @@ def test_divergence_fails_the_trial(new_model: NewModel, stream: Stream) -> None
 
 
 WORKER = """
-import json, pickle, sys, torch
+import json, pickle, psutil, sys, torch
 from itertools import cycle
 from pathlib import Path
 from slamlab.errors import TrialFailed, UserError
@@ -203,6 +203,8 @@ for stage in (2, 3):
     answer["shares"] = list(shares)
     rank = torch.distributed.get_rank()
     torch.save(model.state_dict(), folder / f"weights-{stage}-{rank}.pt")
+ports = [one.laddr.ip for one in psutil.Process().net_connections("inet") if one.status == psutil.CONN_LISTEN]
+answer["listening"] = sorted(set(ports))
 for name, batch, error in (("nan", broken, TrialFailed), ("odd", broken[:1], UserError)):
     try:
         list(train(load(folder), cycle([batch]), TrainRecipe(num_steps=2, batch_size=len(batch), peak_lr=1e-3)))
@@ -250,6 +252,7 @@ def test_two_ranks_do_what_one_does(
     for rank in range(2):
         answer = json.loads((tmp_path / f"answer-{rank}.json").read_text())
         assert answer["shares"] == [2]  # of a batch of four
+        assert answer["listening"] == ["127.0.0.1"]
         assert answer["nan"] == "the loss became nan at step 1"  # on both ranks, or the other would wait for ever
         assert "divides evenly among the 2 workers" in answer["odd"]
         for stage in (2, 3):
