@@ -72,6 +72,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         early_stop: Annotated[float, typer.Option(help="Stop scoring a probe once the rest of its split would change the answer with at most this chance; 0 scores everything.")] = 0.001,
         seed: Annotated[int, typer.Option(help="Seed of training, healing and resampling.")] = 0,
         workers: Annotated[int | None, typer.Option(help="Trials at a time; default: what CPUs or GPUs allow.")] = None,
+        devices: Annotated[int, typer.Option(help="GPUs that one heal takes (on a CPU: processes). Without --zero-stage, the stage follows from their memory.")] = 1,
         address: Annotated[str | None, typer.Option(help="Ray cluster to join, e.g. auto; default: this machine alone.")] = None,
         store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path("runs"),
         reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
@@ -111,9 +112,9 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             defaults = {
                 "tolerance": 0.25, "alpha": 0.05, "base": "auto", "seed": 0, "num_selection": None, "num_test": None,
                 "sampler": "frontier", "price": 0.2, "max_heals": None, "rungs": ("full",),
-                "num_beams": 1, "resample": "utterance", "early_stop": _early_stop(curves), "convention": "gromov",
+                "num_beams": 1, "resample": "utterance", "early_stop": _early_stop(curves), "convention": "gromov", "devices": 1,
             }
-            asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test, **search, **scoring}
+            asked = {"tolerance": tolerance, "alpha": alpha, "base": base, "seed": seed, "num_selection": num_selection, "num_test": num_test, "devices": devices, **search, **scoring}
             changed = {option: value for option, value in asked.items() if option in defaults and value != defaults[option]} | recipe
             if curves and curve != Curve():
                 changed["curve"] = asdict(curve)
@@ -122,8 +123,8 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 chosen, name=name or title, families=families,
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
                 heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
-                joint=joint, control=control, plan=plan, **search, **scoring,
-                workers=launch.default_workers(chosen, address) if workers is None else workers,
+                joint=joint, control=control, plan=plan, devices=devices, **search, **scoring,
+                workers=launch.default_workers(chosen, address, devices) if workers is None else workers,
             )  # fmt: skip
             if plan:
                 console.print(table(estimate(settings, Store(settings.store)), gpu_price))

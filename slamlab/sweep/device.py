@@ -17,6 +17,24 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
+def memory_bytes() -> float | None:
+    """Return the memory of a GPU of this machine, None where it has none (those of a cluster may be unlike)."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def zero_stage(weights_bytes: float, memory_bytes: float | None) -> int:
+    """Return the ZeRO stage for a heal on several devices.
+
+    What LoRA and a projector train is small, so gradients and optimiser are shared out in any case (stage 2); the
+    weights too (stage 3, slower) where unpruned and pruned ones would fill more than half of a device.
+
+    Args:
+        weights_bytes: Of the unpruned decoder.
+        memory_bytes: Of a device; None is taken for 24 GB.
+    """
+    return 2 if 2 * weights_bytes <= (memory_bytes or 24e9) / 2 else 3
+
+
 class Clock:
     """Measures wall and device seconds from when it is made; on a CPU, the device is busy while the process is."""
 

@@ -17,6 +17,7 @@ from slamlab.errors import DataError, OptionError, StoreError
 from slamlab.sweep.bases import base_identity, base_name, check_given, shipped_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
+from slamlab.sweep.device import memory_bytes, zero_stage
 from slamlab.sweep.plan import clock, estimate
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
@@ -65,7 +66,7 @@ def sweep_name(job: str, *questions: Sequence[str], changed: Mapping[str, Any] |
     return "-".join([job, *given, *([fingerprint(changed)[:6]] if changed else [])])
 
 
-def default_workers(profile: Profile, address: str | None) -> int:
+def default_workers(profile: Profile, address: str | None, devices: int = 1) -> int:
     """Return how many trials of a profile fit on the cluster, or on this machine, at the same time."""
     if address is not None:
         from slamlab.sweep.orchestrate import start_ray
@@ -76,9 +77,9 @@ def default_workers(profile: Profile, address: str | None) -> int:
         import torch
 
         cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    fit = cpus // profile.cpus_per_trial
+    fit = cpus // (profile.cpus_per_trial * max(devices, 1))
     if profile.gpus_per_trial:
-        fit = min(fit, gpus // profile.gpus_per_trial)
+        fit = min(fit, gpus // (profile.gpus_per_trial * max(devices, 1)))
     return max(1, fit)
 
 
@@ -135,6 +136,8 @@ def prepare(
             check_given(Path(base), cell)
     if base == "auto":
         _check_one_base(corpus, cells)
+    if rest.get("devices", 1) > 1 and "zero_stage" not in heal:
+        heal = {**heal, "zero_stage": max(_zero_stage(cell, profile, heal) for cell in cells)}
     settings = Settings(
         name=name,
         profile=profile.name,
@@ -152,6 +155,12 @@ def prepare(
     if settings.resample == "speaker" and known is None:
         _check_speakers(corpus, cells, settings.num_selection, settings.num_test)
     return settings, corpus
+
+
+def _zero_stage(cell: Cell, profile: Profile, heal: Mapping[str, Any]) -> int:
+    precision = heal.get("precision", profile.heal_recipe(cell.scale).train.precision)
+    num_weights = find_decoder(cell.family, cell.scale).num_params_billion * 1e9
+    return zero_stage(num_weights * (2 if precision == "bf16" else 4), memory_bytes())
 
 
 def _absolute(path: str | None) -> str | None:
@@ -238,6 +247,10 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
                 f"{campaign.num_settled} of them in the store; {settings.workers} at a time.",
                 highlight=False,
             )
+            if settings.devices > 1:
+                stages = sorted({settings.heal_recipe(cell).train.zero_stage for cell in settings.cells})
+                stage = " and ".join(map(str, stages))
+                console.print(f"A heal takes {settings.devices} devices, at ZeRO stage {stage}.", highlight=False)
             from slamlab.sweep.orchestrate import run, start_ray
 
             start_ray(address)

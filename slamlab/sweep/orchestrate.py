@@ -3,6 +3,11 @@
 Tune asks a searcher for trials and places them on the cluster; the searcher asks the campaign. Workers are actors that
 stay alive from trial to trial, so that what a trial loaded (torch, corpus, base) the next one finds in memory. Tune's
 own state is never restored: what a sweep knows is in the ledger, and a run starts from there.
+
+A heal on several devices runs on plain actors in the bundles of its trial's placement group, one rank each. Not by Ray
+Train: its controller asks for a placement group of its own, beside the one that the trial already holds, and waits for
+ever where trials hold all devices. Each heal has processes of its own: torch and DeepSpeed have no clean way out of a
+process group that lost a rank, other than to end.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +29,11 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from slamlab.errors import OptionError, SlamlabError
 from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.healing import RankLost
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.settings import Request, Settings
 from slamlab.training.base import Progress
@@ -35,9 +42,10 @@ if TYPE_CHECKING:
     from slamlab.sweep.cells import Cell
     from slamlab.sweep.maps import Made, MapSettings
     from slamlab.sweep.trial import Bench, Steps
+    from slamlab.zoo.profiles import HealRecipe
 
 REPORT_EVERY_S, SAY_EVERY_S = 5.0, 0.5
-CALL_S = 10.0
+CALL_S, NOTICE_S = 10.0, 10.0
 OBJECT_STORE_BYTES = 200_000_000
 """Nothing but settings travels through Ray's object store on one machine."""
 
@@ -95,9 +103,10 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
         OptionError: The cluster has too few CPUs or GPUs for one trial.
     """
     settings = campaign.settings
-    num_cpus, num_gpus = _resources_of_a_trial(settings)
+    num_cpus, num_gpus = _resources_of_a_trial(settings, settings.devices)
+    resources = tune.PlacementGroupFactory([{"CPU": num_cpus, "GPU": num_gpus}] * settings.devices)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), {"cpu": num_cpus, "gpu": num_gpus}),
+        tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
         tune_config=tune.TuneConfig(
             search_alg=CampaignSearcher(campaign, watcher),
             num_samples=-1,
@@ -116,16 +125,17 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
     tuner.fit()
 
 
-def _resources_of_a_trial(settings: Settings) -> tuple[int, int]:
-    """Return the CPUs and GPUs of one trial, having looked whether the cluster has as many."""
+def _resources_of_a_trial(settings: Settings, devices: int = 1) -> tuple[int, int]:
+    """Return the CPUs and GPUs of one device's process, having looked whether the cluster has as many for a trial."""
     profile = settings.recipes()
     available = ray.cluster_resources()
-    for name, needed in (("CPU", profile.cpus_per_trial), ("GPU", profile.gpus_per_trial)):
+    for name, each in (("CPU", profile.cpus_per_trial), ("GPU", profile.gpus_per_trial)):
+        needed = devices * each
         if available.get(name, 0) < needed:
             raise OptionError(
                 f"a trial of the profile {profile.name} takes {needed} {name}",
                 f"{available.get(name, 0):g} in the cluster",
-                "add nodes, or pass --profile pocket",
+                "add nodes, or pass --profile pocket" + " or fewer --devices" * (devices > 1),
             )
     return profile.cpus_per_trial, profile.gpus_per_trial
 
@@ -248,8 +258,110 @@ class TrialRunner(tune.Trainable):
         """Run a trial on this actor's bench; the first one makes it, so that what fails there has its reason told."""
         from slamlab.sweep.trial import Bench
 
-        self._bench = self._bench or Bench(self._settings)
+        team = RankTeam(self._settings) if self._settings.devices > 1 else None
+        self._bench = self._bench or Bench(self._settings, team)
         return (yield from self._bench.run(request))
+
+
+class Rank:
+    """An actor that is one rank of one heal.
+
+    Args:
+        settings: The sweep.
+        gpus: Ids of the GPUs that it shares with the trial; None where it has its own.
+    """
+
+    def __init__(self, settings: Settings, gpus: list[str] | None) -> None:
+        self._settings = settings
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+
+    def address(self) -> tuple[str, int]:
+        """Return where the ranks can meet: this node and a free port."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def alive(self) -> None:
+        """Answer; waits for a heal that runs."""
+
+    def heal(self, rank: int, address: tuple[str, int], request: Request, recipe: HealRecipe) -> Iterator[Progress]:
+        """Take part in a heal; yield progress."""
+        where = {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1]), "LOCAL_RANK": "0"}
+        os.environ.update(where, RANK=str(rank), WORLD_SIZE=str(self._settings.devices))
+        import torch
+
+        from slamlab.sweep.trial import Bench
+
+        torch.set_num_threads(self._settings.recipes().cpus_per_trial)
+        yield from Bench(self._settings).heal_as_rank(request, recipe)
+
+    def follow(self, rank: int, address: tuple[str, int], request: Request, recipe: HealRecipe) -> None:
+        """Take part in a heal and tell nothing."""
+        for _ in self.heal(rank, address, request, recipe):
+            pass
+
+
+class RankTeam:
+    """Ranks in the bundles of the trial that this process runs; its own is the first, whose device rank 0 takes over.
+
+    Args:
+        settings: The sweep.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def heal(self, request: Request, recipe: HealRecipe) -> Iterator[Progress]:
+        """Heal on all devices; see :class:`slamlab.sweep.healing.Team`."""
+        ranks: list[Any] = []
+        first: Any
+        ready: Any
+        try:
+            ranks += self._start()
+            address = ray.get(ranks[0].address.remote())
+            first = ranks[0].heal.options(num_returns="streaming").remote(0, address, request, recipe)
+            waiting = [first, *(one.follow.remote(i, address, request, recipe) for i, one in enumerate(ranks) if i)]
+            while waiting:
+                (ready,), _ = ray.wait(waiting)
+                if ready is not first:
+                    ray.get(ready)
+                    waiting.remove(ready)
+                elif (progress := next(first, None)) is not None:
+                    yield ray.get(progress)
+                else:
+                    waiting.remove(first)
+        except ray.exceptions.RayActorError:
+            raise RankLost(WORKER_LOST.reason) from None
+        except ray.exceptions.RayTaskError as error:
+            if _one_died(ranks):  # the others then see no more than a broken connection
+                raise RankLost(WORKER_LOST.reason) from None
+            raise error.cause from None
+        finally:
+            for one in ranks:
+                ray.kill(one)
+
+    def _start(self) -> list[Any]:
+        profile, ranks = self._settings.recipes(), []
+        group: Any = ray.util.get_current_placement_group()  # a trial has one
+        for bundle in range(self._settings.devices):
+            share = {"num_cpus": profile.cpus_per_trial, "num_gpus": profile.gpus_per_trial}
+            strategy = PlacementGroupSchedulingStrategy(group, bundle)
+            options = share if bundle else {"num_cpus": 0, "num_gpus": 0}
+            gpus = [str(gpu) for gpu in ray.get_gpu_ids()] if not bundle else None
+            ranks.append(ray.remote(Rank).options(scheduling_strategy=strategy, **options).remote(self._settings, gpus))
+        return ranks
+
+
+def _one_died(ranks: list[Any]) -> bool:
+    """Say whether an actor died; those that live may be busy and not answer."""
+    answers = [one.alive.remote() for one in ranks]
+    ended, _ = ray.wait(answers, num_returns=len(answers), timeout=NOTICE_S)
+    try:
+        ray.get(ended)
+    except ray.exceptions.RayActorError:
+        return True
+    return False
 
 
 class CampaignSearcher(Searcher):
