@@ -79,12 +79,17 @@ class Healer(TrialFacts):
         checkpoint = self.store.checkpoint_folder(key)
         if checkpoint.is_dir():
             with suppress(AssetError, OSError):  # dropped by another sweep at this very moment: make it again
-                return load(checkpoint).to(device())
+                model = load(checkpoint).to(device())
+                self.store.heal_state(key).unlink(missing_ok=True)  # of a trial killed before it could drop it
+                return model
         notes: list[str] = []
         lost_at = -1
+        spent_before = None
         while True:
             clock = Clock()
             keeper = Keeper(self.store.heal_state(key), key, clock.read)
+            if spent_before is None:  # by processes before this one
+                spent_before = (keeper.state.wall_s, keeper.state.device_s) if keeper.state else (0.0, 0.0)
             if keeper.problem:
                 yield _said(f"the heal that was kept is ignored, as {keeper.problem}: it begins anew")
             if keeper.state:
@@ -120,8 +125,7 @@ class Healer(TrialFacts):
             torch.cuda.empty_cache()
             recipe = halved
             yield _said(notes[-1])
-        if keeper.state:
-            self._clock.add(keeper.state.wall_s, keeper.state.device_s)
+        self._clock.add(*spent_before)
         self.store.write_heal(key, losses, *clock.read(), notes)
         self.store.put_folder(checkpoint, pruned.save)
         keeper.drop()

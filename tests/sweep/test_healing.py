@@ -92,6 +92,21 @@ def test_a_short_heal_keeps_no_state(new_bench):
     assert not (bench.store.root / "heals").exists()
 
 
+def test_a_state_that_outlived_its_heal_is_dropped(new_bench, kept_often):
+    bench = new_bench(heal=HEAL)
+    heal_until(bench, 4)
+    (state,) = (bench.store.root / "heals").iterdir()
+    content = state.read_bytes()
+    record, _ = finish(bench.run(PROBE))
+    state.write_bytes(content)  # as by a kill between the model and the end of its state
+    (bench.store.root / "trials" / f"{record['fingerprint']}.json").unlink()
+    (bench.store.root / "answers").rename(bench.store.root / "elsewhere")
+    again, stages = finish(new_bench(bench.store.root, heal=HEAL).run(PROBE))
+    assert stages == ["decode selection"]
+    assert without_times(again) == without_times(record)
+    assert not state.exists()
+
+
 @pytest.fixture
 def room_for(monkeypatch):
     """Have torch's own allocator fail for more than so many utterances at a time, from a step on."""
