@@ -22,6 +22,7 @@ from slamlab.report.tables import (
     Row,
     Table,
     decoder_name,
+    encoder_name,
     heal_number,
     question_name,
     removed,
@@ -46,7 +47,7 @@ Cells = Mapping[tuple[str, ...], Mapping[str, Any]]
 
 def base_of(joint: Mapping[str, Any]) -> str:
     """Write the base that a joint answer is about: `qwen mini on whisper-base`."""
-    return f"{decoder_name(joint)} on {joint['encoder']}"
+    return f"{decoder_name(joint)} on {encoder_name(joint)}"
 
 
 def as_members(cells: Sequence[Mapping[str, Any]], joints: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

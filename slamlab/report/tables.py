@@ -78,6 +78,14 @@ def decoder_name(cell: Mapping[str, Any]) -> str:
     return f"{cell['family']} {cell['scale']}"
 
 
+def encoder_name(cell: Mapping[str, Any]) -> str:
+    """Write the encoder of a cell; a folder by its own name, and that of a SpeechLLM as what it is."""
+    if cell["encoder"] == cell["family"]:
+        return "its own encoder"
+    encoder = str(cell["encoder"])
+    return encoder.rpartition("/")[2] if encoder.startswith("/") else encoder
+
+
 def question_name(cell: Mapping[str, Any]) -> str:
     """Write what a cell does: `English speech recognition`."""
     known = LANGUAGES.get(cell["language"])
@@ -89,7 +97,7 @@ def question_name(cell: Mapping[str, Any]) -> str:
 
 def cell_name(cell: Mapping[str, Any]) -> str:
     """Write a cell in one line."""
-    return f"{decoder_name(cell)} · {cell['encoder']} · {question_name(cell)}"
+    return f"{decoder_name(cell)} · {encoder_name(cell)} · {question_name(cell)}"
 
 
 def removed(record: Mapping[str, Any]) -> str:

@@ -11,13 +11,15 @@ from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import Corpus
 from slamlab.errors import AssetError, ModelError
 from slamlab.model.slam import CONFIG_FILE, SlamModel, load
+from slamlab.model.speechllm import load_speechllm
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.training.base import BaseRequest, Progress, make_base
-from slamlab.zoo.assets import sha256_of
+from slamlab.zoo.assets import folder_fingerprint, sha256_of
 from slamlab.zoo.decoders import find_decoder
 from slamlab.zoo.profiles import BaseRecipe, as_json
+from slamlab.zoo.towers import tower_spec
 
 SHIPPED = Path(__file__).parents[1] / "zoo" / "bases"
 CARD_FILE = "card.json"
@@ -84,7 +86,14 @@ def base_identity(cell: Cell, base: str, corpus_fingerprint: str) -> str:
     folder = Path(base) if base not in ("auto", "train") else None
     if base == "auto":
         folder = shipped_folder(cell, corpus_fingerprint)
+    if folder and is_speechllm(folder):
+        return fingerprint(_stats(folder))
     return _digest(folder) if folder else ""
+
+
+def is_speechllm(folder: Path) -> bool:
+    """Say whether a folder is that of a SpeechLLM of `transformers`, as it was published."""
+    return (folder / "config.json").is_file() and not (folder / CONFIG_FILE).is_file()
 
 
 def check_given(folder: Path, cell: Cell) -> None:
@@ -94,6 +103,11 @@ def check_given(folder: Path, cell: Cell) -> None:
         AssetError: The folder is not a SLAM model.
         ModelError: It is a model of something else.
     """
+    if is_speechllm(folder):
+        if cell.family != cell.encoder:
+            raise ModelError("a SpeechLLM of `transformers` is pruned as a whole", folder, "pass it as --model")
+        tower_spec(cell.encoder, folder)
+        return
     if not (folder / CONFIG_FILE).is_file():
         raise AssetError(f"a SLAM model's folder holds {CONFIG_FILE}", folder, "give a folder that slamlab wrote")
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -154,6 +168,11 @@ def find_base(
         store.put_folder(folder, lambda draft: model.save(draft, with_decoder=with_decoder))
         found = folder, "trained"
     folder, origin = found
+    if is_speechllm(folder):
+        speechllm = load_speechllm(cell.encoder).float()
+        return Base(
+            name=base_name(cell), model=speechllm, fingerprint=folder_fingerprint(folder, store.cache), origin=origin
+        )
     model = load(folder, cache=store.cache / "models").float()
     if (model.config.encoder, model.config.encoder_width) != (cell.encoder, features.spec.width):
         raise ModelError(

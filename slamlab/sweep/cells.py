@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from slamlab.data.utterance import Corpus
 from slamlab.errors import OptionError
@@ -32,7 +33,9 @@ class Cell:
     def name(self) -> str:
         """Short name, unique within a sweep, for progress lines."""
         spoken = f"{self.language}-en" if self.task == "st" else self.language
-        return f"{self.family}-{self.scale} {self.encoder} {self.task} {spoken}"
+        decoder = _short(self.family) if self.scale == GIVEN else f"{self.family}-{self.scale}"
+        encoder = "" if self.encoder == self.family else f" {_short(self.encoder)}"  # a SpeechLLM's own
+        return f"{decoder}{encoder} {self.task} {spoken}"
 
     @property
     def text_language(self) -> str:
@@ -42,6 +45,11 @@ class Cell:
     def as_dict(self) -> dict[str, str]:
         """Return the cell as records hold it."""
         return asdict(self)
+
+
+def _short(name: str) -> str:
+    """Return a folder's own name; a hub id stays whole."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def joint_cell(cell: Cell) -> Cell:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from slamlab.errors import exit_on_user_error
+from slamlab.errors import OptionError, exit_on_user_error
 
 OF_SEARCHES = ("sampler", "price", "max_heals", "rungs", "control")
 OF_CURVES = ("methods", "depths", "heal")
@@ -38,6 +38,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama, qwen3, gemma, smollm; several with commas, or all of the profile; or a causal LM by hub id or folder.")] = ["qwen"],
         scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
         encoder: Annotated[list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")] = [],
+        model: Annotated[str | None, typer.Option(help="A SpeechLLM that transformers has, by hub id or folder (Qwen2-Audio, Granite-Speech ...), in place of family, scale, encoder and base.")] = None,
         task: Annotated[list[str], typer.Option(help="asr (recognition), st (translation into English), or all.")] = [],
         language: Annotated[list[str], typer.Option(help="Spoken language: en, de, fr ...; or all.")] = [],
         profile: Annotated[str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")] = "auto",
@@ -99,6 +100,12 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
                 "gradient_checkpointing": gradient_checkpointing,
             }  # fmt: skip
+            if model is not None and (family != ["qwen"] or scale or encoder or base != "auto"):
+                raise OptionError(
+                    "a SpeechLLM brings a decoder, an encoder and their training",
+                    f"--model {model} beside --family, --scale, --encoder or --base",
+                    "leave these out",
+                )
             questions = [split(option) for option in (family, scale, encoder, task, language)]
             families, scales, encoders, tasks, languages = questions
             recipe = {option: value for option, value in recipe.items() if value is not None}
@@ -118,11 +125,12 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             changed = {option: value for option, value in asked.items() if option in defaults and value != defaults[option]} | recipe
             if curves and curve != Curve():
                 changed["curve"] = asdict(curve)
-            title = launch.sweep_name(job, *questions, [Path(data.partition("=")[0]).stem] if data else [], changed=changed)
+            asked_of = [[model], [], [], *questions[3:]] if model else questions
+            title = launch.sweep_name(job, *asked_of, [Path(data.partition("=")[0]).stem] if data else [], changed=changed)
             settings, corpus = launch.prepare(
                 chosen, name=name or title, families=families,
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
-                heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
+                model=model, heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
                 joint=joint, control=control, plan=plan, devices=devices, **search, **scoring,
                 workers=launch.default_workers(chosen, address, devices) if workers is None else workers,
             )  # fmt: skip

@@ -23,6 +23,7 @@ from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import MIN_FREE_BYTES, Store, fingerprint
+from slamlab.zoo.assets import hub_folder
 from slamlab.zoo.corpora import absolute_source, open_corpus, unopened
 from slamlab.zoo.decoders import decoder_folder, find_decoder
 from slamlab.zoo.encoders import locate_encoder
@@ -98,6 +99,7 @@ def prepare(
     heal: Mapping[str, Any],
     num_selection: int | None,
     num_test: int | None,
+    model: str | None = None,
     plan: bool = False,
     **rest: Any,
 ) -> tuple[Settings, Corpus]:
@@ -106,6 +108,7 @@ def prepare(
     Args:
         profile: Where whatever is not given comes from.
         data: Corpus by name or manifest, None for the profile's.
+        model: A SpeechLLM of `transformers` by hub id or folder, in the place of families, scales, encoders and base.
         plan: Whether these settings are planned with, not run: then a corpus of the hub stays unopened.
         rest: Passed on to :class:`~slamlab.sweep.settings.Settings`.
 
@@ -115,6 +118,10 @@ def prepare(
     # Workers run elsewhere: a relative path would mean another file there.
     data = absolute_source(data) if data else None
     base = _absolute(base) or base
+    if model is not None:
+        families = encoders = [model]
+        base = model if Path(model).is_dir() else str(hub_folder(model))
+        base, scales = str(Path(base).absolute()), ()
     families, encoders = ([_absolute(name) or name for name in names] for names in (families, encoders))
     opened = Store(store).open()
     source = data or profile.corpus

@@ -166,8 +166,7 @@ class MapBench(Bench):
         recipe, features = self._lora_recipe(cell), self.features(cell.encoder)
         # A copy: a block of no layers removes none.
         decoder = surgery.without(base.model.decoder, surgery.LayerBlock(0, 0))
-        model = SlamModel(base.model.config, decoder, base.model.tokenizer).eval()
-        model.projector.to(base.model.device, base.model.dtype).load_state_dict(base.model.projector.state_dict())
+        model = base.model.with_decoder(decoder)
         jobs = [
             (utterance, one.task)
             for one in self._lora_jobs(cell)

@@ -144,11 +144,18 @@ def is_own(family: str) -> bool:
 
 @lru_cache
 def _spec_from_config(name: str) -> DecoderSpec:
-    """Read what a decoder is from its config; weights are neither needed nor looked at."""
+    """Read what a decoder is from its config; weights are neither needed nor looked at.
+
+    Of a SpeechLLM, which a sweep is given as a whole, it is the decoder inside.
+    """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+    from slamlab.zoo.towers import is_wrapper
+
     config = read_hub_config(name)
+    if is_wrapper(config):
+        config = config.text_config
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
             "a decoder is a causal language model of `transformers`", f"{name} ({config.model_type})", "name another"

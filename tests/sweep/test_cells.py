@@ -192,6 +192,9 @@ def test_names_are_unique_and_say_where_translation_goes(corpus):
     assert cells[0].name == "qwen-mini whisper-base asr en"
     french = Cell(family="qwen", scale="7b", encoder="a/b", task="st", language="fr")
     assert french.name == "qwen-7b a/b st fr-en"
+    own = Cell(family="/models/mine", scale="given", encoder="/models/mine", task="asr", language="en")
+    assert own.name == "mine asr en"
+    assert Cell(**{**own.as_dict(), "family": "a/b", "encoder": "/models/ears"}).name == "a/b ears asr en"
     assert joint_cell(french).name == "qwen-7b a/b joint all"
     assert base_name(joint_cell(french)) == base_name(french)
     assert Cell(**cells[0].as_dict()) == cells[0]

@@ -1,0 +1,97 @@
+"""A sweep over a SpeechLLM that `transformers` has: found inside its wrapper, pruned, healed, scored, put back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+from real_trials import finish
+from speechllms import RATE, make_speechllm, waveforms
+from transformers import AutoModelForSeq2SeqLM
+
+import slamlab
+from slamlab.errors import ModelError
+from slamlab.report.page import render
+from slamlab.report.results import write_results
+from slamlab.sweep import launch
+from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.plan import estimate
+from slamlab.sweep.results import collect
+from slamlab.sweep.store import Store
+from slamlab.sweep.trial import Bench
+from slamlab.zoo.profiles import PROFILES
+
+SPLITS = ["train"] * 4 + ["selection"] * 10 + ["test"] * 10
+HEAL = {"num_steps": 2, "batch_size": 2, "r": 4, "num_train": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder of a SpeechLLM of 4 decoder layers."""
+    return make_speechllm("qwen2_audio", tmp_path_factory.mktemp("wrapper") / "tiny-audio")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Return a manifest of noise that is said to be words."""
+    where = tmp_path_factory.mktemp("recordings")
+    rows = []
+    for i, (split, wave) in enumerate(
+        zip(SPLITS, waveforms(*[0.6 + 0.05 * i for i in range(len(SPLITS))]), strict=True)
+    ):
+        soundfile.write(where / f"{i}.wav", wave, RATE)
+        rows.append({"audio": f"{i}.wav", "text": f"word {chr(97 + i)} and more", "language": "en", "split": split})
+    path = where / "manifest.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _prepare(folder, manifest, store, **changed):
+    given = {
+        "name": "own", "families": ["qwen"], "scales": [], "encoders": [], "tasks": ["asr"], "languages": ["en"],
+        "data": str(manifest), "store": store, "heal": HEAL, "num_selection": None, "num_test": None, "max_heals": 1,
+    }  # fmt: skip
+    return launch.prepare(PROFILES["pocket"], model=str(folder), **(given | changed))
+
+
+def test_a_speechllm_is_swept_as_a_whole_from_its_folder_to_its_report(folder, manifest, tmp_path):
+    settings, corpus = _prepare(folder, manifest, tmp_path / "runs")
+    (cell,) = settings.cells
+    assert (cell.family, cell.scale, cell.encoder) == (str(folder), "given", str(folder))
+    store = Store(settings.store)
+    (planned, *_) = estimate(settings, store).cells
+    assert (planned.origin, planned.num_layers) == ("given", 4)
+    launch.check_assets(settings)
+    campaign, bench, kinds = Campaign(settings, store), Bench(settings), []
+    while (request := campaign.next()) is not None:
+        campaign.begin(request)
+        campaign.complete(request, finish(bench.run(request))[0])
+        kinds.append(request.kind)
+    assert campaign.finished
+    assert kinds[:2] == ["base", "probe"]
+    results = collect(campaign, command="python sweeps/max_prune.py", corpus_name=corpus.name, problems=())
+    write_results(results, tmp_path / "report")
+    render(results, settings.store, tmp_path / "report")
+    (answer,) = results["cells"]
+    assert answer["num_layers"] == 4
+    assert answer["base"]["origin"] == "given"
+    # Random weights understand nothing: whatever was removed, the report must not promise anything.
+    assert answer["verdict"] in ("undecided", "none")
+    assert "tiny-audio · its own encoder · English" in (tmp_path / "report" / "report.md").read_text()
+    probes = [probe for probe in results["probes"] if probe["status"] == "complete"]
+    assert probes
+    kept = list((settings.store / "checkpoints").iterdir())
+    assert kept, "noise in, noise out: what is as bad as the unpruned model may win"
+    for checkpoint in kept:
+        stock = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
+        assert stock.config.text_config.num_hidden_layers == len(stock.base_model.language_model.layers) < 4
+        assert slamlab.load(checkpoint).config.encoder == str(folder)
+
+
+def test_a_speechllm_is_no_base_of_other_names(folder, manifest, tmp_path):
+    with pytest.raises(ModelError, match="pass it as --model"):
+        given = {"encoders": ["whisper-base"], "scales": ["mini"], "families": ["qwen"], "base": str(folder)}
+        launch.prepare(
+            PROFILES["pocket"], name="own", tasks=["asr"], languages=["en"], data=str(manifest), heal=HEAL,
+            store=Path(tmp_path / "runs"), num_selection=None, num_test=None, **given,
+        )  # fmt: skip
