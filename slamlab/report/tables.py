@@ -26,6 +26,7 @@ from slamlab.report.writing import (
     percent,
     probability,
 )
+from slamlab.zoo.decoders import GIVEN
 from slamlab.zoo.languages import LANGUAGES
 
 SYMBOLS = {"feasible": "●", "undecided": "◇", "infeasible": "✕", "none": "✕", "failed": "!"}
@@ -73,7 +74,7 @@ class Table:
 
 def decoder_name(cell: Mapping[str, Any]) -> str:
     """Write the decoder of a cell: `qwen mini`; of one by hub id or folder its last part, as `SmolLM2-360M`."""
-    if "/" in cell["family"]:
+    if cell["scale"] == GIVEN:
         return str(cell["family"]).rpartition("/")[2]
     return f"{cell['family']} {cell['scale']}"
 

@@ -64,7 +64,8 @@ def test_equals_pairs_one_by_one_padded_or_not(decoder, sequences, dtype):
             meter.update(one)
         single = meter.matrix()
     assert meter.num_positions == sum(map(len, sequences))
-    np.testing.assert_allclose(padded, expected, atol=1e-5)
+    # In bf16 some CPUs round a row of a batch otherwise than the row alone.
+    np.testing.assert_allclose(padded, expected, atol=1e-5 if dtype == torch.float32 else 1e-3)
     np.testing.assert_allclose(single, expected, atol=1e-5)
     assert expected[0, 1] > 0.01 and expected[-2, -1] > 0.01  # both ends have something to measure
 
