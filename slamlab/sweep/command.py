@@ -58,6 +58,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         heal_steps: Annotated[int | None, typer.Option(help="Healing steps; default: the profile's.")] = None,
         heal_lr: Annotated[float | None, typer.Option(help="Peak learning rate of healing.")] = None,
         heal_batch: Annotated[int | None, typer.Option(help="Utterances a healing step.")] = None,
+        heal_target: Annotated[str, typer.Option(help="What a heal trains: joint (LoRA and projector), projector, decoder (LoRA alone), or layer (the receiving layer whole, and the projector).")] = "joint",
         lora_r: Annotated[int | None, typer.Option(help="Rank of LoRA; 0 heals the projector alone.")] = None,
         lora_alpha: Annotated[int | None, typer.Option(help="Scale of LoRA: its update counts alpha / r times.")] = None,
         lora_dropout: Annotated[float | None, typer.Option(help="Dropout on LoRA's input.")] = None,
@@ -91,6 +92,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             from slamlab.sweep import launch
             from slamlab.sweep.plan import estimate, table
             from slamlab.sweep.store import Store
+            from slamlab.zoo.profiles import HEAL_TARGETS
 
             chosen, why = launch.choose_profile(profile, address)
             console.print(f"Profile {chosen.name} ({why}).", highlight=False)
@@ -109,6 +111,9 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             questions = [split(option) for option in (family, scale, encoder, task, language)]
             families, scales, encoders, tasks, languages = questions
             recipe = {option: value for option, value in recipe.items() if value is not None}
+            if heal_target not in HEAL_TARGETS:
+                raise OptionError(f"a heal trains {', '.join(HEAL_TARGETS)}", heal_target, "choose one of them")
+            recipe |= HEAL_TARGETS[heal_target]
             if curves:
                 curve = Curve(methods=tuple(dict.fromkeys(split(methods))), depths=tuple(split(depths)), healed=heal)
                 search: dict[str, Any] = {"curve": curve}

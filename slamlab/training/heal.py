@@ -14,6 +14,7 @@ import torch
 from slamlab.data.batching import Example
 from slamlab.errors import ModelError
 from slamlab.model.slam import SlamModel, cast
+from slamlab.model.surgery import decoder_layers
 from slamlab.training import zero
 from slamlab.training.loop import Step, train
 from slamlab.training.resume import Keeper
@@ -32,7 +33,7 @@ def heal(
 
     Args:
         model: Already pruned; every parameter is left frozen and the LoRA update merged.
-        receiving_layer: Index, in the pruned decoder, of the layer that gets LoRA; None for every layer.
+        receiving_layer: Index, in the pruned decoder, of the layer that learns; None for every layer.
         batches: Endless training batches; of a heal that goes on, those after the steps done.
         recipe: LoRA and optimisation.
         seed: Seed of LoRA's initial weights and dropout.
@@ -45,7 +46,13 @@ def heal(
     torch.manual_seed(seed)
     model.requires_grad_(False)
     dtype = model.dtype
-    adapted = _add_lora(model.decoder, receiving_layer, recipe) if recipe.r else None
+    adapted = None
+    if recipe.whole_layer:
+        layers = decoder_layers(model.decoder)
+        for layer in layers if receiving_layer is None else [layers[receiving_layer]]:
+            layer.requires_grad_(True)
+    elif recipe.r:
+        adapted = _add_lora(model.decoder, receiving_layer, recipe)
     model.projector.requires_grad_(recipe.projector)
     try:
         yield from train(model, batches, recipe.train, keeper)

@@ -77,7 +77,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class HealRecipe:
-    """How a pruned model is healed: LoRA on the layer at the seam, with the projector unfrozen.
+    """How a pruned model is healed: LoRA on the layer at the seam (or all of that layer), with the projector unfrozen.
 
     Attributes:
         train: Steps, batch, learning rate.
@@ -88,6 +88,7 @@ class HealRecipe:
         side: Which kept layer at the seam receives: the one `before` the removed block (as LLM-Streamline keeps
             it), or the one `after`.
         projector: Whether the projector learns too (the paper's joint healing).
+        whole_layer: Whether all weights of the receiving layer learn, in place of a LoRA update to some.
         num_train: Utterances a cell heals on.
     """
 
@@ -98,13 +99,14 @@ class HealRecipe:
     target_modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     side: Literal["before", "after"] = "before"
     projector: bool = True
+    whole_layer: bool = False
     num_train: int = 100_000
 
     def __post_init__(self) -> None:
         _require(self.r >= 0, "the LoRA rank is 0 or more", self.r, "use 0 for no LoRA")
         _require(
-            self.r > 0 or self.projector,
-            "healing trains LoRA, the projector, or both",
+            self.r > 0 or self.projector or self.whole_layer,
+            "healing trains LoRA or a whole layer, the projector, or both",
             "neither",
             "set a rank",
         )
@@ -210,8 +212,18 @@ class Profile:
         return self.heal.get(scale, self.heal["*"])
 
 
-LATER = {"gradient_checkpointing": False}
+LATER = {"gradient_checkpointing": False, "whole_layer": False}
 """What recipes had not from the beginning, and the value that stands for how it was: told only where it is another."""
+
+
+HEAL_TARGETS: dict[str, dict[str, Any]] = {
+    "joint": {},
+    "projector": {"r": 0},
+    "decoder": {"projector": False},
+    "layer": {"whole_layer": True},
+}
+"""What a heal trains, by name, as changes to a recipe: LoRA and projector, one of the two, or the receiving layer whole
+and the projector."""
 
 
 def as_json(recipe: TrainRecipe | HealRecipe | BaseRecipe) -> dict[str, Any]:

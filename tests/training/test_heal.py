@@ -29,6 +29,10 @@ Stream = Callable[[int], Iterator[list[Example]]]
 TRAIN = TrainRecipe(num_steps=4, batch_size=4, peak_lr=1e-2)
 RECIPE = HealRecipe(train=TRAIN, r=4, alpha=8)
 TARGETS = {f"decoder.model.layers.1.mlp.{name}.weight" for name in RECIPE.target_modules}
+LAYER = TARGETS | {
+    *(f"decoder.model.layers.1.self_attn.{name}_proj.weight" for name in "qkvo"),
+    *(f"decoder.model.layers.1.{name}_layernorm.weight" for name in ("input", "post_attention")),
+}
 PROJECTOR = {f"projector.{part}.{kind}" for part in ("norm", "up", "down") for kind in ("weight", "bias")}
 
 
@@ -56,6 +60,8 @@ def is_plain(model: SlamModel) -> bool:
         ({}, 3, TARGETS | PROJECTOR),
         ({"projector": False}, 0, TARGETS),
         ({"r": 0}, 0, PROJECTOR),
+        ({"whole_layer": True}, 0, LAYER | PROJECTOR),
+        ({"whole_layer": True, "projector": False}, 3, LAYER),
         ({"target_modules": ("q_proj",)}, 0, {"decoder.model.layers.1.self_attn.q_proj.weight"} | PROJECTOR),
     ],
 )
