@@ -63,7 +63,7 @@ def _searched_only(cell: Mapping[str, Any], block: str) -> str:
     sure = "" if cell["verdict"] == "feasible" else "; that is undecided"
     return (
         f"By itself, the {decoder_name(cell)} decoder {doubt} {block} for {question_name(cell)}{cost}{sure}. This was "
-        "searched on the selection split only: on the test split the joint model was scored in its place."
+        "searched on the selection split only: the test split is kept for the joint model."
         f"{_remark(cell)}"
     )
 

@@ -60,8 +60,8 @@ def test_a_cell_that_was_searched_only_says_so(joint) -> None:
     english, *_ = as_members(joint[0]["cells"], joint[0]["joints"])
     assert cell_answer(english, 4, 0.25).replace(NBSP, " ") == (
         "By itself, the qwen mini decoder can lose 4 of 12 layers (33.3 %) for English speech recognition, at +10.5 % "
-        "WER [−1.1, +22.3] relative to the unpruned model (n = 200). This was searched on the selection split only: on "
-        "the test split the joint model was scored in its place."
+        "WER [−1.1, +22.3] relative to the unpruned model (n = 200). This was searched on the selection split only: "
+        "the test split is kept for the joint model."
     )
     told = cell_answer({**english, "verdict": "undecided"}, 4, 0.25)
     assert "decoder may lose 4" in told and "; that is undecided. This was searched" in told
