@@ -125,6 +125,7 @@ MISTAKES = [
     (["--base", "."], "slam.json"),
     (["--base", str(SHIPPED), "--family", "llama"], "got --family llama"),
     (["--base", str(SHIPPED), "--scale", "7b"], "got --scale 7b"),
+    (["--heal-target", "layer", "--lora-r", "8"], "got --lora-r: leave one of them out"),
     (["--heal-target", "head"], "got head: choose one of them"),
     (["--data", "librispeak"], "got 'librispeak'"),
     (["--data", "missing.jsonl"], "got missing.jsonl"),

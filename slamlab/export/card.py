@@ -67,6 +67,7 @@ def card_facts(
         "reason": found.get("reason"),
         "p_feasible": found.get("p_feasible"),
         "scores": _scores(answer),
+        "controls": _controls(answer),
         "tolerance": sweep.get("tolerance"),
         "alpha": sweep.get("alpha"),
         "corpus": sweep.get("corpus"),
@@ -164,6 +165,20 @@ def _scores(answer: Answer) -> list[dict[str, Any]]:
                     "signature": pruned["signature"],
                 }
             )
+    return rows
+
+
+def _controls(answer: Answer) -> list[dict[str, Any]]:
+    """Return what the model costs against the same heal with nothing removed, where the sweep measured that."""
+    splits = (answer.found.get("control") or {}).get("splits")
+    if not splits:
+        return []
+    rows = []
+    for question, by_split in zip(answer.questions, [splits] if isinstance(splits, Mapping) else splits, strict=True):
+        for split, both in by_split.items():
+            told = {part: question[part] for part in ("task", "language", "metric")}
+            told |= {name: both["pruned"].get(name) for name in ("relative_degradation", "ci95", "verdict")}
+            rows.append({**told, "split": split, "control": both["baseline"]["value"]})
     return rows
 
 

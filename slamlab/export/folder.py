@@ -69,7 +69,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise _unwritable(out, error) from None
     try:
         yield draft
-        draft.chmod(0o755)  # mkdtemp makes it private to its owner
+        draft.chmod(0o755)  # mkdtemp makes it private to its owner, and so does safetensors with weights
+        for path in draft.rglob("*.safetensors"):
+            path.chmod(0o644)
         draft.rename(out)
     except (OSError, SafetensorError) as error:  # the latter on a full disk
         raise _unwritable(out, error) from None

@@ -94,8 +94,8 @@ def note(record: Mapping[str, Any]) -> str:
     if "receiver" not in control:
         return ""
     return (
-        f"Nothing was removed; LoRA was on layer {control['receiver']} (counted from 0), which receives the pruned "
-        "model's heal, and recipe, data and seed were the same. Both models on the same utterances."
+        f"Nothing was removed; the heal was that of layer {control['receiver']} (counted from 0), which received the "
+        "pruned model's too, by the same recipe, data and seed. Both models on the same utterances."
     )
 
 

@@ -12,9 +12,9 @@ without a rung is a full heal; only a full heal has a verdict. An entry of `curv
 the curves of a cell are made of; what they cost is in the probes. A sweep of curves answers nothing: the verdict of its
 cells is `none`.
 
-`control` tells what the same heal does with nothing removed: `receiver`, the layer that got LoRA, and `splits`, which
-have the control's score as `baseline` and the answer's model compared with it as `pruned` (of a joint answer a list of
-these, one a member); or the `reason` why it was not measured.
+`control` tells what the same heal does with nothing removed: `receiver`, the layer that was healed, and `splits`,
+which have the control's score as `baseline` and the answer's model compared with it as `pruned` (of a joint answer a
+list of these, one a member); or the `reason` why it was not measured.
 
 `speed` stands in a cell's `pruned`, or in a joint answer: runs, each with the unpruned model's time over the healed
 one's in every turn (`ratios`), for so many utterances (`batch_size`) and tokens of each answer (`num_tokens`).

@@ -92,8 +92,10 @@ def base_identity(cell: Cell, base: str, corpus_fingerprint: str) -> str:
 
 
 def is_speechllm(folder: Path) -> bool:
-    """Say whether a folder is that of a SpeechLLM of `transformers`, as it was published."""
-    return (folder / "config.json").is_file() and not (folder / CONFIG_FILE).is_file()
+    """Say whether a folder is that of a SpeechLLM of `transformers`, as it was published or pruned."""
+    if not (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file():
+        return False
+    return "text_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def check_given(folder: Path, cell: Cell) -> None:

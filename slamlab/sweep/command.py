@@ -19,6 +19,20 @@ from slamlab.errors import OptionError, exit_on_user_error
 OF_SEARCHES = ("sampler", "price", "max_heals", "rungs", "control")
 OF_CURVES = ("methods", "depths", "heal")
 """Options of one kind of sweep alone."""
+PANELS = {
+    "What is asked": ("family", "scale", "encoder", "model", "task", "language", "tolerance", "alpha"),
+    "What is tried": (*OF_SEARCHES, *OF_CURVES, "convention"),
+    "Speech and models": ("data", "base", "num_train", "num_selection", "num_test"),
+    "Healing": (
+        "heal_steps", "heal_lr", "heal_batch", "heal_target", "lora_r", "lora_alpha", "lora_dropout", "lora_targets",
+        "zero_stage", "precision", "gradient_checkpointing",
+    ),
+    "Scoring": ("beams", "resample", "early_stop"),
+    "The run": (
+        "profile", "plan", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
+    ),
+}  # fmt: skip
+"""Options by what they are about, as `--help` shows them."""
 
 
 # fmt: off
@@ -113,6 +127,9 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             recipe = {option: value for option, value in recipe.items() if value is not None}
             if heal_target not in HEAL_TARGETS:
                 raise OptionError(f"a heal trains {', '.join(HEAL_TARGETS)}", heal_target, "choose one of them")
+            of_lora = [f"--lora-{name}" for name, value in (("r", lora_r), ("alpha", lora_alpha), ("dropout", lora_dropout), ("targets", lora_targets or None)) if value is not None]
+            if of_lora and heal_target in ("projector", "layer"):
+                raise OptionError(f"--heal-target {heal_target} heals without LoRA", " and ".join(of_lora), "leave one of them out")
             recipe |= HEAL_TARGETS[heal_target]
             if curves:
                 curve = Curve(methods=tuple(dict.fromkeys(split(methods))), depths=tuple(split(depths)), healed=heal)
@@ -152,6 +169,10 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
 
     # Typer offers what the signature shows; what it does not show keeps its default.
     shown = inspect.signature(main, eval_str=True)
+    for panel, names in PANELS.items():
+        for name in names:
+            (option,) = shown.parameters[name].annotation.__metadata__
+            option.rich_help_panel = panel
     hidden = OF_SEARCHES if curves else OF_CURVES
     offered = {name: one for name, one in shown.parameters.items() if name not in hidden}
     offered["early_stop"] = offered["early_stop"].replace(default=_early_stop(curves))

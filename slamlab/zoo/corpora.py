@@ -34,7 +34,6 @@ class HubSpec:
             trained on looks like that.
         licence: As the data set's card or its authors have it.
         hours: Of speech, over all languages, as its authors tell; None where that was not found.
-        is_gated: Whether the hub asks for a login and agreed terms.
     """
 
     name: str
@@ -50,7 +49,6 @@ class HubSpec:
     is_upper_case: bool = False
     licence: str
     hours: int | None
-    is_gated: bool = False
 
     @property
     def columns(self) -> list[str]:

@@ -36,6 +36,21 @@ def _card(answer, measured=None, base=None, command="python -m slamlab export X 
     return yaml.safe_load(front), body
 
 
+def test_a_control_stands_beside_the_scores(make_report):
+    def control(results):
+        cell = results["cells"][0]
+        cell["control"] = {
+            "receiver": 3,
+            "splits": {"test": {"baseline": {**cell["baseline"], "value": 0.0321}, "pruned": {**cell["pruned"]}}},
+        }
+        cell["control"]["splits"]["test"]["pruned"] |= {"relative_degradation": 0.4567, "ci95": [0.1, 0.8]}
+
+    report, store, _ = make_report(change=control)
+    controlled, without = read_answers(report, store, "asr en")[0], read_answers(report, store, "st de")[0]
+    assert "| asr | en | test | wer | 3.21 % | +45.7 % (+10.0 % to +80.0 %) |" in _card(controlled)[1]
+    assert "nothing removed" not in _card(without)[1]
+
+
 def test_the_hub_and_people_read_the_numbers_of_the_results(make_report):
     report, store, results = make_report()
     (answer,) = read_answers(report, store, "st de")

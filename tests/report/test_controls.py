@@ -47,7 +47,7 @@ def test_the_answer_says_what_pruning_alone_costs(controlled, tmp_path):
     for file in ("report.md", "index.html"):
         page = (tmp_path / file).read_text().replace("\N{NO-BREAK SPACE}", " ").replace("\\", "").replace("−", "-")
         assert ENGLISH in page
-        assert "LoRA was on layer 5 (counted from 0)" in page
+        assert "that of layer 5 (counted from 0)" in page
         assert controls.HEADING in page
     table = controls.cell_table(results["cells"][0])
     assert [row.texts[0] for row in table.rows] == ["test (reported)", "test, unheard voices"]

@@ -10,11 +10,13 @@ from speechllms import RATE, make_speechllm, waveforms
 from transformers import AutoModelForSeq2SeqLM
 
 import slamlab
-from slamlab.errors import ModelError
+from slamlab.errors import AssetError, ModelError
 from slamlab.report.page import render
 from slamlab.report.results import write_results
 from slamlab.sweep import launch
+from slamlab.sweep.bases import check_given, is_speechllm
 from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.cells import Cell
 from slamlab.sweep.plan import estimate
 from slamlab.sweep.results import collect
 from slamlab.sweep.store import Store
@@ -95,3 +97,10 @@ def test_a_speechllm_is_no_base_of_other_names(folder, manifest, tmp_path):
             PROFILES["pocket"], name="own", tasks=["asr"], languages=["en"], data=str(manifest), heal=HEAL,
             store=Path(tmp_path / "runs"), num_selection=None, num_test=None, **given,
         )  # fmt: skip
+
+
+def test_a_language_model_alone_is_no_base(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert not is_speechllm(tmp_path)
+    with pytest.raises(AssetError, match=r"holds slam\.json"):
+        check_given(tmp_path, Cell(family="llama", scale="1b", encoder="whisper-base", task="asr", language="en"))

@@ -21,7 +21,7 @@ from slamlab.model.slam import SlamConfig, SlamModel
 from slamlab.model.surgery import LayerBlock, decoder_layers, receiving_layer, without
 from slamlab.training.heal import heal
 from slamlab.training.loop import train
-from slamlab.zoo import assets
+from slamlab.zoo import assets, decoders
 from slamlab.zoo.decoders import DECODERS, GIVEN, find_decoder, load_decoder, turns_of
 from slamlab.zoo.encoders import ENCODERS, load_encoder, locate_encoder
 from slamlab.zoo.profiles import HealRecipe, TrainRecipe
@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(assets, "installed_path", lambda file: None)
-    find_decoder.__globals__["_spec_from_config"].cache_clear()
+    decoders._spec_from_config.cache_clear()
     return cache
 
 
