@@ -20,7 +20,7 @@ OF_SEARCHES = ("sampler", "price", "max_heals", "rungs", "control")
 OF_CURVES = ("methods", "depths", "heal")
 """Options of one kind of sweep alone."""
 PANELS = {
-    "What is asked": ("family", "scale", "encoder", "model", "task", "language", "tolerance", "alpha"),
+    "What is asked": ("family", "scale", "encoder", "model", "task", "language", "profile", "tolerance", "alpha"),
     "What is tried": (*OF_SEARCHES, *OF_CURVES, "convention"),
     "Speech and models": ("data", "base", "num_train", "num_selection", "num_test"),
     "Healing": (
@@ -29,7 +29,7 @@ PANELS = {
     ),
     "Scoring": ("beams", "resample", "early_stop"),
     "The run": (
-        "profile", "plan", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
+        "plan", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
     ),
 }  # fmt: skip
 """Options by what they are about, as `--help` shows them."""
