@@ -90,11 +90,19 @@ def engine_config(recipe: TrainRecipe, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": recipe.accumulation,
         "gradient_clipping": recipe.clip_norm,
         "bf16": {"enabled": recipe.precision == "bf16"},
-        "zero_optimization": {"stage": recipe.zero_stage},
+        "zero_optimization": {"stage": recipe.zero_stage, **_offload(recipe)},
         # torch's AdamW is not on DeepSpeed's list of tested optimisers; its own needs a C++ build of minutes.
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
+
+
+def _offload(recipe: TrainRecipe) -> dict[str, Any]:
+    if not recipe.offload:
+        return {}
+    kept = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {"offload_optimizer": kept} | ({"offload_param": kept} if recipe.zero_stage == 3 else {})
 
 
 @contextmanager

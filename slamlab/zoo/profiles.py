@@ -41,6 +41,8 @@ class TrainRecipe:
         zero_stage: DeepSpeed ZeRO stage, 0 to 3.
         gradient_checkpointing: Whether a layer's activations are computed again for its gradient and not kept: less
             memory for a second forward pass; losses stay the same.
+        offload: Whether the optimiser's state, and at stage 3 all weights, wait in the host's memory for their turn on
+            the device (DeepSpeed's ZeRO-Offload): less of the device's memory, slower.
     """
 
     num_steps: int
@@ -53,6 +55,7 @@ class TrainRecipe:
     precision: Precision = "fp32"
     zero_stage: int = 0
     gradient_checkpointing: bool = False
+    offload: bool = False
 
     def __post_init__(self) -> None:
         _require(self.num_steps >= 0, "the number of steps is 0 or more", self.num_steps, "give a count of steps")
@@ -72,6 +75,12 @@ class TrainRecipe:
             "bf16 needs a ZeRO stage of 1 or more",
             self.zero_stage,
             "pass --zero-stage 1, or --precision fp32",
+        )
+        _require(
+            self.zero_stage >= 1 or not self.offload,
+            "offloading to the host's memory needs a ZeRO stage of 1 or more",
+            self.zero_stage,
+            "pass --zero-stage 2, or 3 to offload the weights too",
         )
 
 
@@ -212,7 +221,7 @@ class Profile:
         return self.heal.get(scale, self.heal["*"])
 
 
-LATER = {"gradient_checkpointing": False, "whole_layer": False}
+LATER = {"gradient_checkpointing": False, "offload": False, "whole_layer": False}
 """What recipes had not from the beginning, and the value that stands for how it was: told only where it is another."""
 
 

@@ -79,6 +79,15 @@ def test_losses_and_weights_are_those_of_plain_torch(
     assert_equal_weights(model, plain)
 
 
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_what_waits_in_the_host_s_memory_learns_the_same(zero_stage: int, new_model: NewModel, stream: Stream) -> None:
+    plain, model = new_model(tied=True), new_model(tied=True)
+    expected = plain_losses(plain, stream(4), 0.3)
+    recipe = TrainRecipe(**RECIPE, clip_norm=0.3, accumulation=2, zero_stage=zero_stage, offload=True)
+    assert losses_of(train(model, stream(4), recipe)) == pytest.approx(expected, abs=1e-5)
+    assert_equal_weights(model, plain)
+
+
 def test_clipping_matters_to_the_comparison(new_model: NewModel, stream: Stream) -> None:
     tight, loose = (plain_losses(new_model(tied=True), stream(4), clip) for clip in (0.3, 100.0))
     assert abs(tight[-1] - loose[-1]) > 1e-4

@@ -29,6 +29,7 @@ NewModel = Callable[..., SlamModel]
 Stream = Callable[[int], Iterator[list[Example]]]
 RECIPE = HealRecipe(train=TrainRecipe(num_steps=8, batch_size=4, peak_lr=1e-2), r=4, alpha=8, dropout=0.3)
 STAGES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
+WHERE = [*((*stage, False) for stage in STAGES), (2, "fp32", True), (2, "bf16", True), (3, "bf16", True)]
 
 
 class KeptAt(Keeper):
@@ -59,11 +60,11 @@ def differing(model: SlamModel, other: SlamModel) -> list[str]:
     return [name for name, weight in model.state_dict().items() if not torch.equal(weight, expected[name])]
 
 
-@pytest.mark.parametrize(("zero_stage", "precision"), STAGES)
+@pytest.mark.parametrize(("zero_stage", "precision", "offload"), WHERE)
 def test_a_heal_that_goes_on_ends_where_an_undisturbed_one_does(
-    zero_stage: int, precision: Any, new_model: NewModel, stream: Stream, tmp_path: Path
+    zero_stage: int, precision: Any, offload: bool, new_model: NewModel, stream: Stream, tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, train=replace(RECIPE.train, zero_stage=zero_stage, precision=precision))
+    recipe = replace(RECIPE, train=replace(RECIPE.train, zero_stage=zero_stage, precision=precision, offload=offload))
     straight, resumed, again = new_model(tied=True), new_model(tied=True), new_model(tied=True)
     expected = run(straight, stream(4), recipe, KeptAt(tmp_path / "never"))
     path = tmp_path / "state.safetensors"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_a_configuration_follows_from_a_recipe() -> None:
     assert config["gradient_clipping"] == 0.5
     assert config["bf16"] == {"enabled": True}
     assert config["zero_optimization"] == {"stage": 2}
+    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    offloaded = zero.engine_config(replace(recipe, offload=True), world_size=4)
+    assert offloaded["zero_optimization"] == {"stage": 2, "offload_optimizer": host}
+    offloaded = zero.engine_config(replace(recipe, offload=True, zero_stage=3), world_size=4)
+    assert offloaded["zero_optimization"] == {"stage": 3, "offload_optimizer": host, "offload_param": host}
+
+
+def test_offloading_needs_a_stage() -> None:
+    with pytest.raises(OptionError, match="needs a ZeRO stage of 1 or more, got 0: pass --zero-stage 2"):
+        TrainRecipe(num_steps=5, batch_size=4, peak_lr=1e-3, offload=True)
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(24, 5), (3, 2)])
@@ -82,10 +93,14 @@ print(json.dumps([listening, os.environ["GLOO_SOCKET_IFNAME"]]))
     assert interface.startswith("lo")
 
 
-@pytest.mark.parametrize(("zero_stage", "precision"), STAGES)
+@pytest.mark.parametrize(
+    ("zero_stage", "precision", "offload"),
+    [*((*stage, False) for stage in STAGES), (1, "bf16", True), (3, "bf16", True)],
+)
 def test_a_model_is_plain_again(
     zero_stage: int,
     precision: Any,
+    offload: bool,
     new_model: NewModel,
     stream: Stream,
     tmp_path: Path,
@@ -107,7 +122,9 @@ def test_a_model_is_plain_again(
     model.decoder.model.layers[0].requires_grad_(False)
     num_parameters = model.num_parameters()
     attributes = {name: set(vars(module)) for name, module in model.named_modules()}
-    recipe = TrainRecipe(num_steps=2, batch_size=4, peak_lr=1e-2, precision=precision, zero_stage=zero_stage)
+    recipe = TrainRecipe(
+        num_steps=2, batch_size=4, peak_lr=1e-2, precision=precision, zero_stage=zero_stage, offload=offload
+    )
     for _ in range(2):  # text, then speech: what one engine leaves, the next one finds
         list(train(model, stream(4), recipe))
 
