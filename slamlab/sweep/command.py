@@ -25,7 +25,7 @@ PANELS = {
     "Speech and models": ("data", "base", "num_train", "num_selection", "num_test"),
     "Healing": (
         "heal_steps", "heal_lr", "heal_batch", "heal_target", "lora_r", "lora_alpha", "lora_dropout", "lora_targets",
-        "zero_stage", "precision", "gradient_checkpointing",
+        "zero_stage", "offload", "precision", "gradient_checkpointing",
     ),
     "Scoring": ("beams", "resample", "early_stop"),
     "The run": (
@@ -78,6 +78,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         lora_dropout: Annotated[float | None, typer.Option(help="Dropout on LoRA's input.")] = None,
         lora_targets: Annotated[list[str], typer.Option(help="Linear layers of the receiving layer that get LoRA; default: its MLP.")] = [],
         zero_stage: Annotated[int | None, typer.Option(help="DeepSpeed ZeRO stage of healing, 0 to 3.")] = None,
+        offload: Annotated[bool | None, typer.Option(help="Keep the optimiser's state, at ZeRO stage 3 the weights too, in the host's memory: less of the GPU's, slower. Default with several --devices: where nothing else fits.")] = None,
         precision: Annotated[str | None, typer.Option(help="Precision of healing: fp32, or bf16 (ZeRO 1 and up).")] = None,
         gradient_checkpointing: Annotated[bool | None, typer.Option(help="Compute activations again for the gradient: less memory, slower heals; default: where the paper profile heals 7b and more.")] = None,
         num_train: Annotated[int | None, typer.Option(help="Utterances a cell heals on.")] = None,
@@ -113,7 +114,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             recipe = {
                 "num_steps": heal_steps, "peak_lr": heal_lr, "batch_size": heal_batch, "r": lora_r,
                 "alpha": lora_alpha, "dropout": lora_dropout, "target_modules": tuple(split(lora_targets)) or None,
-                "zero_stage": zero_stage, "precision": precision, "num_train": num_train,
+                "zero_stage": zero_stage, "offload": offload, "precision": precision, "num_train": num_train,
                 "gradient_checkpointing": gradient_checkpointing,
             }  # fmt: skip
             if model is not None and (family != ["qwen"] or scale or encoder or base != "auto"):

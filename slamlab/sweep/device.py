@@ -22,17 +22,22 @@ def memory_bytes() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
-def zero_stage(weights_bytes: float, memory_bytes: float | None) -> int:
-    """Return the ZeRO stage for a heal on several devices.
+def zero_plan(weights_bytes: float, memory_bytes: float | None, devices: int) -> tuple[int, bool]:
+    """Return the ZeRO stage for a heal on several devices, and whether it offloads to the host's memory.
 
     What LoRA and a projector train is small, so gradients and optimiser are shared out in any case (stage 2); the
-    weights too (stage 3, slower) where unpruned and pruned ones would fill more than half of a device.
+    weights too (stage 3, slower) where they would fill more than half of a device, and they wait in the host's memory
+    (slower still) where even a device's share would. The other half is for activations.
 
     Args:
-        weights_bytes: Of the unpruned decoder.
+        weights_bytes: Of the unpruned decoder, in the precision of the heal.
         memory_bytes: Of a device; None is taken for 24 GB.
+        devices: That share a heal.
     """
-    return 2 if 2 * weights_bytes <= (memory_bytes or 24e9) / 2 else 3
+    room = (memory_bytes or 24e9) / 2
+    if weights_bytes <= room:
+        return 2, False
+    return 3, weights_bytes / devices > room
 
 
 class Clock:

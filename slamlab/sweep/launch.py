@@ -17,7 +17,7 @@ from slamlab.errors import DataError, OptionError, StoreError
 from slamlab.sweep.bases import base_identity, base_name, check_given, shipped_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
-from slamlab.sweep.device import memory_bytes, zero_stage
+from slamlab.sweep.device import memory_bytes, zero_plan
 from slamlab.sweep.plan import clock, estimate
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
@@ -144,7 +144,8 @@ def prepare(
     if base == "auto":
         _check_one_base(corpus, cells)
     if rest.get("devices", 1) > 1 and "zero_stage" not in heal:
-        heal = {**heal, "zero_stage": max(_zero_stage(cell, profile, heal) for cell in cells)}
+        stage, offload = max(_zero_plan(cell, profile, heal, rest["devices"]) for cell in cells)
+        heal = {"offload": offload, **heal, "zero_stage": stage}
     settings = Settings(
         name=name,
         profile=profile.name,
@@ -164,10 +165,10 @@ def prepare(
     return settings, corpus
 
 
-def _zero_stage(cell: Cell, profile: Profile, heal: Mapping[str, Any]) -> int:
+def _zero_plan(cell: Cell, profile: Profile, heal: Mapping[str, Any], devices: int) -> tuple[int, bool]:
     precision = heal.get("precision", profile.heal_recipe(cell.scale).train.precision)
     num_weights = find_decoder(cell.family, cell.scale).num_params_billion * 1e9
-    return zero_stage(num_weights * (2 if precision == "bf16" else 4), memory_bytes())
+    return zero_plan(num_weights * (2 if precision == "bf16" else 4), memory_bytes(), devices)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -255,9 +256,10 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
                 highlight=False,
             )
             if settings.devices > 1:
-                stages = sorted({settings.heal_recipe(cell).train.zero_stage for cell in settings.cells})
-                stage = " and ".join(map(str, stages))
-                console.print(f"A heal takes {settings.devices} devices, at ZeRO stage {stage}.", highlight=False)
+                recipes = [settings.heal_recipe(cell).train for cell in settings.cells]
+                stage = " and ".join(map(str, sorted({recipe.zero_stage for recipe in recipes})))
+                where = ", offloaded to the host's memory" if any(recipe.offload for recipe in recipes) else ""
+                console.print(f"A heal takes {settings.devices} devices, at ZeRO stage {stage}{where}.", highlight=False)
             from slamlab.sweep.orchestrate import run, start_ray
 
             start_ray(address)

@@ -77,7 +77,7 @@ class Bench(Healer):
 
     def heal_as_rank(self, request: Request, recipe: HealRecipe) -> Generator[Progress, None, None]:
         """Take one rank's part in a heal that others started; torch's process group tells which rank it is."""
-        base = yield from self._get_base(request.cell)
+        base = yield from self._get_base(request.cell, "cpu")  # what is cut out of it goes to the device alone
         yield from self._take_part(request, base, recipe)
 
     def _restart_clock(self) -> None:
@@ -200,12 +200,12 @@ class Bench(Healer):
             return bool(score["value"] <= (1 + tolerance) * unpruned)
         return bool(score["value"] >= (1 - tolerance) * unpruned)
 
-    def _get_base(self, cell: Cell) -> Generator[Progress, None, Base]:
-        """Return the base of a cell, from memory where the last trial had the same."""
+    def _get_base(self, cell: Cell, where: str | None = None) -> Generator[Progress, None, Base]:
+        """Return the base of a cell, from memory where the last trial had the same; on the device, if not elsewhere."""
         if self._base is None or self._base.name != base_name(cell):
             self._base = None  # first let go of the other one
             self._base = yield from find_base(cell, self.settings, self.corpus, self.features(cell.encoder), self.store)
-            self._base.model.to(device())
+            self._base.model.to(where or device())
         return self._base
 
     def _evaluations(

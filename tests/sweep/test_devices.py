@@ -10,7 +10,7 @@ import pytest
 from real_trials import PROBE, finish
 
 from slamlab.errors import OptionError
-from slamlab.sweep.device import zero_stage
+from slamlab.sweep.device import zero_plan
 from slamlab.sweep.facts import TrialFacts
 from slamlab.sweep.launch import default_workers
 from slamlab.zoo.profiles import PROFILES
@@ -90,7 +90,9 @@ def test_two_processes_heal_as_one_does_and_go_on_when_one_is_killed(new_bench, 
     alone = new_bench(heal=HEAL)
     expected, _ = finish(alone.run(PROBE))
     two, three = (
-        replace(alone.settings, devices=2, heal={**HEAL, "zero_stage": stage, "num_steps": steps})
+        replace(
+            alone.settings, devices=2, heal={**HEAL, "zero_stage": stage, "num_steps": steps, "offload": stage == 3}
+        )
         for stage, steps in ((2, 24), (3, 6))
     )
     short, _ = finish(new_bench(alone.store.root, heal=HEAL | {"num_steps": 6}).run(PROBE))
@@ -133,7 +135,15 @@ def test_fewer_trials_fit_where_each_takes_more_devices():
 
 
 @pytest.mark.parametrize(
-    ("billions", "memory", "stage"), [(7.6, 80e9, 2), (7.6, 24e9, 3), (1.5, None, 2), (7.6, None, 3)]
+    ("billions", "memory", "devices", "plan"),
+    [
+        (7.6, 80e9, 2, (2, False)),
+        (7.6, 24e9, 2, (3, False)),
+        (7.6, 12e9, 2, (3, True)),
+        (7.6, 12e9, 4, (3, False)),
+        (1.5, None, 2, (2, False)),
+        (7.6, None, 2, (3, False)),
+    ],
 )
-def test_the_stage_follows_from_weights_and_memory(billions, memory, stage):
-    assert zero_stage(2e9 * billions, memory) == stage
+def test_the_stage_follows_from_weights_and_memory(billions, memory, devices, plan):
+    assert zero_plan(2e9 * billions, memory, devices) == plan
