@@ -119,7 +119,7 @@ def test_deepspeed_is_imported_in_one_place() -> None:
 
 def test_optuna_is_imported_by_the_ledger_and_the_search() -> None:
     assert "slamlab.sweep.ledger" in who_imports("optuna")
-    assert who_imports("optuna") <= {"slamlab.sweep.ledger", *modules_of("search")}
+    assert who_imports("optuna") <= {"slamlab.sweep.ledger", "slamlab.sweep.studies", *modules_of("search")}
 
 
 @pytest.mark.parametrize("name", modules_of(*FOLDERS))

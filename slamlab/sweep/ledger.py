@@ -1,4 +1,4 @@
-"""The ledger: one Optuna study a cell, in one storage. What a sweep knows, it knows from here.
+"""The ledger: one Optuna study a cell, in one file. What a sweep knows, it knows from here.
 
 A probe is an Optuna trial with parameters `depth`, `start` and `rung`, chosen by the sampler of the cell's search; its
 value is the fraction of layers removed (to be maximised) under the constraint `degradation` <= 0, Optuna's name for
@@ -10,8 +10,9 @@ a member.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -21,6 +22,7 @@ from slamlab.search.sampler import BlockSampler
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store
+from slamlab.sweep.studies import KeptStudy, StudyFile
 
 JUDGED = ("value", "relative_degradation", "ci95", "p_within", "se")
 """What a sweep says of a probe by its own tolerance: kept with the study, as records serve sweeps of any tolerance."""
@@ -62,27 +64,26 @@ class Attempts:
 class CellLedger:
     """What is known about one cell, kept as it becomes known.
 
+    The study that is asked lies in memory; the file has the same before a method returns.
+
     Args:
         settings: The sweep.
         cell: The cell.
-        store: Where the ledger and the trials' records lie.
-        storage: Optuna's storage, shared by the cells of a sweep.
+        store: Where the trials' records lie.
+        file: Where the studies of all cells lie.
+        study: The cell's, in memory and without trials.
+        kept: The same as the file has it.
     """
 
-    def __init__(self, settings: Settings, cell: Cell, store: Store, storage: optuna.storages.BaseStorage) -> None:
-        self.cell, self._store, self._tolerance = cell, store, settings.tolerance
-        name = f"{settings.name} | {cell.name} | {settings.question(cell)[:12]}"
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        if "cell" not in self.study.user_attrs:
-            self.study.set_user_attr("cell", cell.as_dict())
+    def __init__(
+        self, settings: Settings, cell: Cell, store: Store, file: StudyFile, study: optuna.Study, kept: KeptStudy
+    ) -> None:
+        self.cell, self._tolerance = cell, settings.tolerance
+        self.study, self._file, self._id = study, file, kept.id
         self._running: dict[Request, optuna.Trial] = {}
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "reason" not in trial.user_attrs:  # else it had failed, and only that was still to be told
-                optuna.Trial(self.study, trial._trial_id).set_user_attr(INTERRUPTED, True)
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        self._forget_lost(storage)
-        self.singles = {kind: self._read_single(kind) for kind in SINGLES}
-        self.probes = self._read_probes()
+        self.singles = {kind: _read_single(kept.attrs, kind, store) for kind in SINGLES}
+        self.probes: dict[Key, Attempts] = {}
+        self._take_up(kept.trials, store)
 
     def attempts(self, request: Request) -> Attempts:
         """Return what is known about the trial that a request describes."""
@@ -103,12 +104,13 @@ class CellLedger:
             assert (trial.params["depth"], trial.params["start"]) == (request.depth, request.start)
             trial.set_user_attr("repeat", request.repeat)
             self._running[request] = trial
+            self._keep(trial)
 
     def complete(self, request: Request, record: Mapping[str, Any]) -> None:
         """Note that a trial ended with a record, which the store has."""
         if not request.is_probe:
             kind = _single(request)
-            self.study.set_user_attr(kind, record["fingerprint"])
+            self._file.set_attr(self._id, kind, record["fingerprint"])
             self.singles[kind] = Attempts(record=dict(record), reasons=self.singles[kind].reasons)
             return
         trial = self._running.pop(request)
@@ -119,6 +121,7 @@ class CellLedger:
         if None not in worst:
             trial.set_constraint("degradation", max(worst) - self._tolerance)
         self.study.tell(trial, request.depth / record["num_layers"])
+        self._keep(trial)
         self.probes.setdefault(_key_of(request), Attempts()).record = dict(record)
 
     def fail(self, request: Request, reason: str) -> None:
@@ -126,58 +129,73 @@ class CellLedger:
         if not request.is_probe:
             kind = _single(request)
             self.singles[kind].reasons.append(reason)
-            self.study.set_user_attr(f"{kind}_failures", self.singles[kind].reasons)
+            self._file.set_attr(self._id, f"{kind}_failures", self.singles[kind].reasons)
             return
         trial = self._running.pop(request)
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
+        self._keep(trial)
         self.probes.setdefault(_key_of(request), Attempts()).reasons.append(reason)
 
-    def _forget_lost(self, storage: optuna.storages.BaseStorage) -> None:
-        """Begin the study again without the trials whose records the store has lost: they are computed again.
+    def _keep(self, trial: optuna.Trial) -> None:
+        """Write a trial to the file as it is in memory."""
+        self._file.write(self._id, self.study.get_trials(deepcopy=False)[trial.number])
 
-        Optuna changes no trial that has ended. A driver killed in the midst of this forgets the others too, and finds
-        their records in the store.
+    def _take_up(self, trials: Sequence[FrozenTrial], store: Store) -> None:
+        """Begin with the trials of the file.
+
+        Those that a dead driver left running are closed. Those whose records the store has lost are forgotten, to be
+        computed again.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        kept = [
-            trial
+        records = {
+            trial.number: store.read_record(trial.user_attrs["fingerprint"])
             for trial in trials
-            if trial.state != TrialState.COMPLETE or self._store.read_record(trial.user_attrs["fingerprint"])
-        ]
-        if len(kept) == len(trials):
-            return
-        name, attrs = self.study.study_name, self.study.user_attrs
-        optuna.delete_study(study_name=name, storage=storage)
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        for attr, value in attrs.items():
-            self.study.set_user_attr(attr, value)
-        self.study.add_trials(kept)
-
-    def _read_single(self, kind: str) -> Attempts:
-        kept = self.study.user_attrs
-        record = self._store.read_record(kept[kind]) if kind in kept else None
-        return Attempts(record=record, reasons=list(kept.get(f"{kind}_failures", [])))
-
-    def _read_probes(self) -> dict[Key, Attempts]:
-        """Return the probes, without those that an interruption cut short."""
-        probes: dict[Key, Attempts] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == TrialState.COMPLETE:
-                record = self._store.read_record(trial.user_attrs["fingerprint"])
-                if record is not None:
-                    judged = {name: trial.user_attrs[name] for name in JUDGED}
-                    probes.setdefault(_key(trial), Attempts()).record = record | judged
+            if trial.state == TrialState.COMPLETE
+        }
+        kept = [trial for trial in trials if trial.state != TrialState.COMPLETE or records[trial.number]]
+        left = [trial for trial in kept if trial.state == TrialState.RUNNING]
+        for trial in left:
+            trial.state, trial.datetime_complete = TrialState.FAIL, datetime.now()
+            if "reason" not in trial.user_attrs:  # else it had failed, and only that was still to be told
+                trial.set_user_attr(INTERRUPTED, True)
+        for trial in kept:
+            if record := records.get(trial.number):
+                judged = {name: trial.user_attrs[name] for name in JUDGED}
+                self.probes.setdefault(_key(trial), Attempts()).record = record | judged
             elif "reason" in trial.user_attrs:
-                probes.setdefault(_key(trial), Attempts()).reasons.append(trial.user_attrs["reason"])
-        return probes
+                self.probes.setdefault(_key(trial), Attempts()).reasons.append(trial.user_attrs["reason"])
+        self.study.add_trials(kept)
+        if len(kept) < len(trials):
+            self._file.rewrite(self._id, self.study.get_trials(deepcopy=False))
+        elif left:
+            self._file.write(self._id, *left)
 
 
 def open_ledger(settings: Settings, store: Store, cells: tuple[Cell, ...]) -> dict[Cell, CellLedger]:
     """Open, or begin, the studies of cells."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(store.ledger_url, engine_kwargs={"connect_args": {"timeout": 60}})
-    return {cell: CellLedger(settings, cell, store, storage) for cell in cells}
+    file, memory = StudyFile(store.ledger_url), optuna.storages.InMemoryStorage()
+    nobody = optuna.samplers.RandomSampler()  # Optuna would make a sampler a study; a trial is begun with the cell's
+    names = {cell: f"{settings.name} | {cell.name} | {settings.question(cell)[:12]}" for cell in cells}
+    known = file.read(f"{settings.name} | ")
+    known |= file.add({name: {"cell": cell.as_dict()} for cell, name in names.items() if name not in known})
+    return {
+        cell: CellLedger(
+            settings,
+            cell,
+            store,
+            file,
+            optuna.create_study(storage=memory, study_name=name, direction="maximize", sampler=nobody),
+            known[name],
+        )
+        for cell, name in names.items()
+    }
+
+
+def _read_single(attrs: Mapping[str, Any], kind: str, store: Store) -> Attempts:
+    """Return what a study's attributes tell of a trial that a cell has one of."""
+    record = store.read_record(attrs[kind]) if kind in attrs else None
+    return Attempts(record=record, reasons=list(attrs.get(f"{kind}_failures", [])))
 
 
 def _single(request: Request) -> str:
