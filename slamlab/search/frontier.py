@@ -42,10 +42,19 @@ Block = tuple[int, int]
 
 
 class Pool:
-    """The cells of one decoder: their blocks and their studies, for samplers that learn from all of them."""
+    """The cells of one decoder: their blocks and their studies, for samplers that learn from all of them.
 
-    def __init__(self) -> None:
+    Args:
+        is_told: Whether :meth:`changed` is called after each change of a study: then a study is read again only after
+            one. Otherwise every study is read at every question, as anybody may have changed any.
+    """
+
+    def __init__(self, *, is_told: bool = False) -> None:
+        self._is_told = is_told
         self._members: dict[str, tuple[SearchSpace, Study]] = {}
+        self._numbers: dict[str, int] = {}
+        self._looks: dict[str, list[Look]] = {}
+        self._stale: set[str] = set()
         self._known: tuple[list[list[Look]], Posterior] | None = None
         self._learned: tuple[list[list[Look]], Posterior] | None = None  # from the complete looks alone
 
@@ -55,14 +64,23 @@ class Pool:
         Raises:
             OptionError: Its decoder has another number of layers than the others'.
         """
-        others = [member for member, _ in self._members.values()]
-        if others and others[0].num_layers != space.num_layers:
+        first = next((member for member, _ in self._members.values()), space)
+        if first.num_layers != space.num_layers:
             raise OptionError(
-                f"the cells of a pool share a decoder, of {others[0].num_layers} layers",
+                f"the cells of a pool share a decoder, of {first.num_layers} layers",
                 space.num_layers,
                 "give each decoder a pool of its own",
             )
-        self._members[study.study_name] = (space, study)
+        name = study.study_name
+        self._members[name] = (space, study)
+        self._numbers.setdefault(name, len(self._numbers))
+        self._looks[name] = []
+        self._stale.add(name)
+
+    def changed(self, study: Study) -> None:
+        """Note that a study may have other trials than when it was read last."""
+        if study.study_name in self._members:
+            self._stale.add(study.study_name)
 
     @property
     def cells(self) -> dict[str, SearchSpace]:
@@ -71,17 +89,21 @@ class Pool:
 
     def index(self, study: Study) -> int | None:
         """Return the number of a cell, None where it takes no part yet."""
-        return next((i for i, name in enumerate(self._members) if name == study.study_name), None)
+        return self._numbers.get(study.study_name)
 
     def posterior(self, reader: BlockSampler) -> tuple[Posterior, list[list[Look]]]:
         """Return what all looks say, and the looks by cell; worked out anew only when there are new ones."""
-        looks = [reader.looks(study) for _, study in self._members.values()]
-        if self._known is None or self._known[0] != looks:
-            complete = [[look for look in own if look.state == "complete"] for own in looks]
-            if self._learned is None or self._learned[0] != complete:
-                self._learned = complete, Posterior([space for space, _ in self._members.values()], complete)
-            self._known = looks, self._learned[1].expecting(looks)
-        return self._known[1], looks
+        for name in self._stale if self._is_told else self._members:
+            self._looks[name] = reader.looks(self._members[name][1])
+        if self._known is None or self._stale or not self._is_told:
+            self._stale.clear()
+            looks = list(self._looks.values())
+            if self._known is None or self._known[0] != looks:
+                complete = [[look for look in own if look.state == "complete"] for own in looks]
+                if self._learned is None or self._learned[0] != complete:
+                    self._learned = complete, Posterior([space for space, _ in self._members.values()], complete)
+                self._known = looks, self._learned[1].expecting(looks)
+        return self._known[1], self._known[0]
 
 
 class FrontierSampler(BlockSampler):

@@ -30,7 +30,10 @@ from slamlab.sweep.cells import JOINT, Cell, joint_cell
 from slamlab.sweep.ledger import JUDGED, Attempts, CellLedger, open_ledger
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store
+from slamlab.sweep.turns import Turns
 
+Decoder = tuple[str, str]
+"""Family and scale."""
 NOTHING = Recommendation(start=0, depth=0, verdict="none")
 
 
@@ -48,15 +51,23 @@ class Campaign:
         self.ledgers = open_ledger(settings, store, (*settings.cells, *self.joints))
         self.running: set[Request] = set()
         self.samplers: dict[Cell, BlockSampler] = {}
-        self.pools: dict[tuple[str, str], Pool] = {}
+        self.pools: dict[Decoder, Pool] = {}
+        self._spaces: dict[Cell, SearchSpace] = {}
+        self._of_decoder: dict[Decoder, list[Cell]] = {}
+        self._of_base: dict[tuple[str, str, str], list[Cell]] = {}
+        for cell in settings.cells:
+            self._of_decoder.setdefault(_decoder(cell), []).append(cell)
+            self._of_base.setdefault(base_name(cell), []).append(cell)
+        self._turns = Turns(self.ledgers)
         self._wanted: dict[Cell, Request | None] = {}
-        for decoder in dict.fromkeys(map(_decoder, settings.cells)):
+        self._is_quiet: dict[Decoder, bool] = {}
+        for decoder in self._of_decoder:
             self._open_searches(decoder)
 
     @property
     def finished(self) -> bool:
         """Whether no trial is left, running or to be started."""
-        return not self.running and all(self._next_of(cell) is None for cell in self.ledgers)
+        return not self.running and all(self._next_of(cell) is None for cell in self._turns.order())
 
     @property
     def num_settled(self) -> int:
@@ -68,14 +79,14 @@ class Campaign:
 
     def members(self, joint: Cell) -> list[Cell]:
         """Return the cells that a joint cell is about."""
-        return [cell for cell in self.settings.cells if base_name(cell) == base_name(joint)]
+        return self._of_base[base_name(joint)]
 
     def next(self) -> Request | None:
-        """Return a trial to start now, the cells that have come least far first; None where all must wait."""
-        num_running = {cell: sum(request.cell == cell for request in self.running) for cell in self.ledgers}
+        """Return a trial to start now, of the cells that may have one in their turn; None where all must wait."""
         training = {base_name(r.cell) for r in self.running if r.kind == "base" and self._must_train(r.cell)}
-        for cell in sorted(self.ledgers, key=lambda cell: (num_running[cell], len(self.ledgers[cell].probes))):
-            if any(request.cell == cell and not request.is_probe for request in self.running):
+        alone = {request.cell for request in self.running if not request.is_probe}
+        for cell in self._turns.order():
+            if cell in alone:
                 continue
             if base_name(cell) in training and cell.task != JOINT and self.ledgers[cell].singles["base"].record is None:
                 continue
@@ -87,11 +98,13 @@ class Campaign:
         """Note that a trial runs."""
         self.ledgers[request.cell].begin(request, self.samplers.get(request.cell))
         self.running.add(request)
+        self._turns.began(request)
         self._changed(request.cell)
 
     def complete(self, request: Request, record: Mapping[str, Any]) -> dict[str, Any]:
         """Note that a trial ended with a record; return the record, with its verdict where it is a probe's."""
         self.running.discard(request)
+        self._turns.ended(request)
         judged = dict(record)
         if request.is_probe:
             alone = self._judge_joint(record) if request.is_joint else self.judge(request.cell, record, "selection")
@@ -107,6 +120,7 @@ class Campaign:
     def fail(self, request: Request, reason: str) -> None:
         """Note that a trial failed, for a reason."""
         self.running.discard(request)
+        self._turns.ended(request)
         self.ledgers[request.cell].fail(request, reason)
         self._changed(request.cell)
 
@@ -159,6 +173,8 @@ class Campaign:
         """Return the trial that a cell needs next, None where it needs no more for now."""
         if cell not in self._wanted:
             self._wanted[cell] = self._work_out(cell)
+            if self._wanted[cell] is None:
+                self._turns.rest(cell)
         return self._wanted[cell]
 
     def _work_out(self, cell: Cell) -> Request | None:
@@ -237,30 +253,35 @@ class Campaign:
         wanted = self.receiver(cell, final), final["repeat"]
         return control if control and (control["start"], control["repeat"]) == wanted else None
 
-    def _quiet(self, decoder: tuple[str, str]) -> bool:
+    def _quiet(self, decoder: Decoder) -> bool:
         """Say whether nothing more will be learned about a decoder's cells one by one."""
-        cells = [cell for cell in self.settings.cells if _decoder(cell) == decoder]
+        if decoder not in self._is_quiet:
+            self._is_quiet[decoder] = self._look_for_quiet(decoder)
+        return self._is_quiet[decoder]
+
+    def _look_for_quiet(self, decoder: Decoder) -> bool:
         if any(request.kind in ("base", "probe") and _decoder(request.cell) == decoder for request in self.running):
             return False
         return all(
             self.samplers[cell].suggest(self.ledgers[cell].study) is None
             if cell in self.samplers
             else self.ledgers[cell].singles["base"].failed
-            for cell in cells
+            for cell in self._turns.rotated(self._of_decoder[decoder])
         )
 
-    def _open_searches(self, decoder: tuple[str, str]) -> None:
+    def _open_searches(self, decoder: Decoder) -> None:
         """Build the searches of a decoder's cells whose base is there, and of joint cells all of whose bases are."""
-        settings, pool = self.settings, Pool()
-        cells = [cell for cell in settings.cells if _decoder(cell) == decoder]
-        spaces = {cell: self._space(cell) for cell in cells if self.ledgers[cell].singles["base"].record is not None}
-        for cell, space in spaces.items():
-            pool.add(space, self.ledgers[cell].study)
-            self.samplers[cell] = self._sampler(space, pool)
+        settings, pool = self.settings, Pool(is_told=True)
+        cells = [cell for cell in self._of_decoder[decoder] if self.ledgers[cell].singles["base"].record is not None]
+        for cell in cells:
+            if cell not in self._spaces:
+                self._spaces[cell] = self._space(cell)
+            pool.add(self._spaces[cell], self.ledgers[cell].study)
+            self.samplers[cell] = self._sampler(self._spaces[cell], pool)
         self.pools[decoder] = pool
         for joint in self.joints:
             members = self.members(joint)
-            if _decoder(joint) == decoder and all(member in spaces for member in members):
+            if _decoder(joint) == decoder and all(member in self._spaces for member in members):
                 names = [self.ledgers[member].study.study_name for member in members]
                 self.samplers[joint] = JointSampler(pool, alpha=settings.alpha, members=names)
 
@@ -316,14 +337,18 @@ class Campaign:
 
     def _changed(self, cell: Cell) -> None:
         """Forget what the cells of a decoder were found to need."""
-        for one in [one for one in self._wanted if _decoder(one) == _decoder(cell)]:
-            del self._wanted[one]
+        decoder = _decoder(cell)
+        self.pools[decoder].changed(self.ledgers[cell].study)
+        self._is_quiet.pop(decoder, None)
+        for one in (*self._of_decoder[decoder], *(joint for joint in self.joints if _decoder(joint) == decoder)):
+            self._wanted.pop(one, None)
+            self._turns.wake(one)
 
     def _must_train(self, cell: Cell) -> bool:
         return existing_folder(cell, self.settings, self.store) is None
 
 
-def _decoder(cell: Cell) -> tuple[str, str]:
+def _decoder(cell: Cell) -> Decoder:
     return cell.family, cell.scale
 
 

@@ -91,6 +91,12 @@ class CellLedger:
             return self.probes.get(_key_of(request), Attempts())
         return self.singles[_single(request)]
 
+    @property
+    def last_began(self) -> datetime | None:
+        """When the latest probe began, those that an interruption cut short left out; None without one."""
+        trials = (trial for trial in self.study.get_trials(deepcopy=False) if INTERRUPTED not in trial.user_attrs)
+        return max((trial.datetime_start for trial in trials if trial.datetime_start is not None), default=None)
+
     def num_complete(self, depth: int, start: int, rung: str) -> int:
         """Return how often a block was looked at on a rung."""
         return sum(key[:3] == (depth, start, rung) and one.record is not None for key, one in self.probes.items())
