@@ -1,8 +1,10 @@
 """Answers as they are made: a file that only grows, so that a killed evaluation goes on at the next utterance.
 
-One JSON object a line: id, hypothesis, why decoding ended. A line is there when it ends in a line break: one that a
-killed process left torn does not count, and is cut off by the next that appends. Appending is locked and skips what
-another process has answered meanwhile, so however many work on one file, every utterance is in it once.
+One JSON object a line: id, hypothesis, why decoding ended, and a CRC-32 of these. A line is there when it ends in a
+line break: one that a killed process left torn does not count, and is cut off by the next that appends. A whole line
+that is damaged does not count either: it is told, its utterance is answered again, and the next that appends drops it.
+Appending is locked and skips what another process has answered meanwhile, so however many work on one file, every
+utterance is in it once.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-
-from slamlab.errors import StoreError
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,47 +33,71 @@ class Journal:
 
     Args:
         path: The file; need not exist, nor its folder.
+        say: Takes a line about what is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, say: Callable[[str], None] = lambda line: None) -> None:
+        self.path, self._say = path, say
 
     def read(self) -> dict[str, Answer]:
-        """Return the answers so far by utterance id, in the order in which they were made.
-
-        Raises:
-            StoreError: A whole line is not an answer: the file was not written here.
-        """
+        """Return the answers so far by utterance id, in the order in which they were made."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return {}
-        return self._parse(content[: content.rfind(b"\n") + 1])
+        return self._parse(content)[0]
 
     def append(self, answers: Iterable[Answer]) -> dict[str, Answer]:
         """Write answers whose utterances have none yet, and return all that the file then holds, as :meth:`read`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
+        with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, or its process dies
-            file.seek(0)
             content = file.read()
-            whole = content.rfind(b"\n") + 1
-            known = self._parse(content[:whole])
+            known, num_damaged = self._parse(content)
             new = {answer.id: answer for answer in answers if answer.id not in known}
-            if whole < len(content):
-                file.truncate(whole)
-            file.write(b"".join(json.dumps(asdict(one), ensure_ascii=False).encode() + b"\n" for one in new.values()))
+            kept = {} if num_damaged else known  # which stand in the file as they are
+            file.seek(0 if num_damaged else content.rfind(b"\n") + 1)
+            file.write(b"".join(map(_line, [one for id_, one in (known | new).items() if id_ not in kept])))
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
         return known | new
 
-    def _parse(self, content: bytes) -> dict[str, Answer]:
-        try:
-            answers = [Answer(**json.loads(line)) for line in content.split(b"\n") if line]
-            if not all(isinstance(text, str) for answer in answers for text in astuple(answer)):
-                raise ValueError("an answer is of texts")
-        except (ValueError, TypeError) as error:
-            raise StoreError(
-                "a journal of answers is written by slamlab alone", f"{self.path} ({error})", "remove the file"
-            ) from None
-        return {answer.id: answer for answer in answers}
+    def num_damaged(self) -> int:
+        """Return how many whole lines of the file are damaged."""
+        return self._parse(self.path.read_bytes())[1]
+
+    def _parse(self, content: bytes) -> tuple[dict[str, Answer], int]:
+        """Return the answers of whole lines, and how many such lines are damaged."""
+        answers: dict[str, Answer] = {}
+        num_damaged = 0
+        for line in content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]:
+            answer = _answer(line)
+            if answer is None:
+                num_damaged += 1
+            else:
+                answers.setdefault(answer.id, answer)
+        if num_damaged:
+            self._say(f"{num_damaged} of the answers in {self.path} are damaged: asked again where they are wanted")
+        return answers, num_damaged
+
+
+def _line(answer: Answer) -> bytes:
+    told: dict[str, Any] = {**asdict(answer), "crc": _crc(answer)}
+    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+
+
+def _answer(line: bytes) -> Answer | None:
+    """Return the answer of a line, None where it is damaged; a line without a checksum is believed."""
+    try:
+        told = json.loads(line)
+        crc = told.pop("crc", None)
+        answer = Answer(**told)
+        whole = all(isinstance(text, str) for text in astuple(answer)) and crc in (None, _crc(answer))
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return answer if whole else None
+
+
+def _crc(answer: Answer) -> int:
+    return zlib.crc32("\0".join(astuple(answer)).encode())

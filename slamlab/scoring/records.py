@@ -128,11 +128,17 @@ def read_records(path: Path) -> list[Record]:
         DataError: The file cannot be read, or a line is not a record; names file and line.
     """
     try:
-        # Not `splitlines`, nor text mode: JSON strings may hold U+2028 and its like.
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError("records are read from a file", f"{path} ({error.strerror})", "check the path") from None
-    return [_decode(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return decode_records(content, str(path))
+
+
+def decode_records(content: bytes, where: str) -> list[Record]:
+    """Return the records of JSON Lines, as :func:`read_records` does; `where` names them in what is raised."""
+    # Not `splitlines`, nor text: JSON strings may hold U+2028 and its like.
+    lines = content.split(b"\n")
+    return [_decode(line, f"{where}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _decode(line: bytes, where: str) -> Record:

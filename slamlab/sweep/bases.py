@@ -13,6 +13,7 @@ from slamlab.errors import AssetError, ModelError
 from slamlab.model.slam import CONFIG_FILE, SlamModel, load
 from slamlab.model.speechllm import load_speechllm
 from slamlab.sweep.cells import Cell
+from slamlab.sweep.integrity import MANIFEST
 from slamlab.sweep.settings import Settings
 from slamlab.sweep.store import Store, fingerprint
 from slamlab.training.base import BaseRequest, Progress, make_base
@@ -121,8 +122,9 @@ def check_given(folder: Path, cell: Cell) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Return the sha256 over a model's files, without its card."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (CARD_FILE, "README.md"))
+    """Return the sha256 over a model's files, without what describes them."""
+    apart = (CARD_FILE, "README.md", MANIFEST)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in apart)
     return fingerprint([[path.relative_to(folder).as_posix(), sha256_of(path)] for path in files])
 
 
@@ -147,7 +149,7 @@ def existing_folder(cell: Cell, settings: Settings, store: Store) -> tuple[Path,
     if settings.base == "auto" and (folder := shipped_folder(cell, settings.corpus_fingerprint)):
         return folder, "shipped"
     folder = trained_folder(cell, settings, store)
-    return (folder, "trained") if folder.is_dir() else None
+    return (folder, "trained") if store.has_folder(folder) else None
 
 
 def find_base(

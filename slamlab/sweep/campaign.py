@@ -8,6 +8,7 @@ to the block that all cells of a base can lose together. A sweep of curves has n
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 
 from slamlab.model.surgery import LayerBlock, original_index, receiving_layer
 from slamlab.scoring.bootstrap import Degradation
-from slamlab.scoring.records import read_records
 from slamlab.scoring.score import degradation
 from slamlab.scoring.verdict import Verdict, judge
 from slamlab.search.curve import CurveSampler
@@ -115,6 +115,7 @@ class Campaign:
         self._changed(request.cell)
         if request.is_probe and request.rung == "full":
             judged |= self.verdict(request.cell, request.start, request.depth)
+        self.store.send_ledger(self.settings.name)
         return judged
 
     def fail(self, request: Request, reason: str) -> None:
@@ -304,7 +305,7 @@ class Campaign:
     def _space(self, cell: Cell) -> SearchSpace:
         base = self.ledgers[cell].singles["base"].record
         assert base is not None
-        with np.load(self.store.root / base["map"], allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(self.store.read_bytes(base["map"])), allow_pickle=False) as arrays:
             distance = arrays["distance"]
         return SearchSpace(
             num_layers=base["num_layers"],
@@ -316,9 +317,9 @@ class Campaign:
 
     def _compare(self, cell: Cell, base: Mapping[str, Any], score: Mapping[str, Any]) -> Degradation:
         """Return the degradation of a pruned model's score on the utterances that it was scored on."""
-        pruned = read_records(self.store.root / score["hypotheses"])
+        pruned = self.store.read_hypotheses(score["hypotheses"])
         scored = {record.id for record in pruned}  # some of the base's, of a cheap rung or a probe stopped early
-        unpruned = read_records(self.store.root / base["hypotheses"])
+        unpruned = self.store.read_hypotheses(base["hypotheses"])
         return degradation(
             [record for record in unpruned if record.id in scored],
             pruned,

@@ -91,7 +91,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         workers: Annotated[int | None, typer.Option(help="Trials at a time; default: what CPUs or GPUs allow.")] = None,
         devices: Annotated[int, typer.Option(help="GPUs that one heal takes (on a CPU: processes). Without --zero-stage, the stage follows from their memory.")] = 1,
         address: Annotated[str | None, typer.Option(help="Ray cluster to join, e.g. auto; default: this machine alone.")] = None,
-        store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path("runs"),
+        store: Annotated[str, typer.Option(help="Folder of ledger, models and features, or a URL that fsspec opens (s3://, gs:// ...); may serve many sweeps.")] = "runs",
         reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
         name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the job and the options that choose its cells.")] = None,
         plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
@@ -163,7 +163,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             results = launch.sweep(settings, corpus, console, command=called(), address=address)
             out = reports / settings.name
             write_results(results, out)
-            render(results, settings.store, out)
+            render(results, Store(settings.store).root, out)
         console.print(f"Report: {out / 'index.html'}", highlight=False)
         if not results["sweep"]["finished"]:
             raise typer.Exit(130)  # as after any interruption, so that a script notices

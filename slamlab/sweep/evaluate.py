@@ -115,6 +115,7 @@ class Evaluation:
 
     def score(self, store: Store) -> dict[str, Any]:
         """Return the score of a finished evaluation as records hold it; the texts go to the store."""
+        store.share(self._journal.path)
         scored = self._records(self._num_seen)
         score = self._score(scored.records)
         return {

@@ -77,17 +77,17 @@ class Healer(TrialFacts):
             return _prune(request, base)
         key = fingerprint(self._model_facts(request, base))
         checkpoint = self.store.checkpoint_folder(key)
-        if checkpoint.is_dir():
+        if self.store.has_folder(checkpoint):
             with suppress(AssetError, OSError):  # dropped by another sweep at this very moment: make it again
                 model = load(checkpoint).to(device())
-                self.store.heal_state(key).unlink(missing_ok=True)  # of a trial killed before it could drop it
+                self.store.drop_heal_state(key)  # of a trial killed before it could drop it
                 return model
         notes: list[str] = []
         lost_at = -1
         spent_before = None
         while True:
             clock = Clock()
-            keeper = Keeper(self.store.heal_state(key), key, clock.read)
+            keeper = Keeper(self.store.heal_state(key), key, clock.read, changed=self.store.share)
             if spent_before is None:  # by processes before this one
                 spent_before = (keeper.state.wall_s, keeper.state.device_s) if keeper.state else (0.0, 0.0)
             if keeper.problem:
@@ -149,12 +149,13 @@ class Healer(TrialFacts):
         finally:
             base.model.to(device())
         checkpoint = self.store.checkpoint_folder(fingerprint(self._model_facts(request, base)))
+        self.store.has_folder(checkpoint)  # now here too, where that rank's node is another
         return load(checkpoint).to(device()), losses
 
     def _take_part(self, request: Request, base: Base, recipe: HealRecipe) -> Generator[Progress, None, None]:
         """Heal as one rank of a team; the first one leaves the losses and the model in the store."""
         key, clock = fingerprint(self._model_facts(request, base)), Clock()
-        keeper = Keeper(self.store.heal_state(key), key, clock.read)
+        keeper = Keeper(self.store.heal_state(key), key, clock.read, changed=self.store.share)
         if keeper.state:
             clock.add(keeper.state.wall_s, keeper.state.device_s)
         pruned, losses = yield from self._heal(request, base, recipe, keeper)

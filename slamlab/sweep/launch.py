@@ -95,7 +95,7 @@ def prepare(
     languages: Sequence[str],
     data: str | None,
     base: str = "auto",
-    store: Path,
+    store: Path | str,
     heal: Mapping[str, Any],
     num_selection: int | None,
     num_test: int | None,
@@ -124,6 +124,7 @@ def prepare(
         base, scales = str(Path(base).absolute()), ()
     families, encoders = ([_absolute(name) or name for name in names] for names in (families, encoders))
     opened = Store(store).open()
+    opened.fetch_ledger(name)
     source = data or profile.corpus
     known = unopened(source) if plan else None
     corpus = known or open_corpus(source, opened.cache, seed=0)
@@ -154,7 +155,7 @@ def prepare(
         corpus_fingerprint=corpus.fingerprint,
         base=base,
         base_identities={" ".join(base_name(cell)): base_identity(cell, base, corpus.fingerprint) for cell in cells},
-        store=opened.root,
+        store=opened.address,
         heal=heal,
         num_selection=profile.num_selection if num_selection is None else num_selection,
         num_test=profile.num_test if num_test is None else num_test,
@@ -266,6 +267,7 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
             run(campaign, Watcher(console, expected.num_expected, campaign.num_settled))
             if not campaign.finished:
                 console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")
+        store.send_ledger(settings.name, now=True)
         return collect(campaign, command=command, corpus_name=corpus.name, problems=corpus.problems)
 
 

@@ -23,7 +23,7 @@ from slamlab.sweep.cells import Cell
 from slamlab.sweep.progress import follow
 from slamlab.sweep.results import commit, versions
 from slamlab.sweep.settings import TRIAL_REVISION, Request, Settings
-from slamlab.sweep.store import fingerprint
+from slamlab.sweep.store import Store, fingerprint
 from slamlab.sweep.trial import MAP_BATCH_SIZE, Bench, Steps, device_name
 from slamlab.training.base import Progress, compute_features, speech_stream
 from slamlab.training.heal import heal
@@ -161,7 +161,7 @@ class MapBench(Bench):
     def _lora_model(self, cell: Cell, base: Base) -> Generator[Progress, None, SlamModel]:
         """Return the base trained on with LoRA on every decoder layer, and the projector."""
         folder = self.store.checkpoint_folder(fingerprint(self._lora_facts(cell, base)))
-        if folder.is_dir():
+        if self.store.has_folder(folder):
             return load(folder).to(base.model.device)
         recipe, features = self._lora_recipe(cell), self.features(cell.encoder)
         # A copy: a block of no layers removes none.
@@ -245,6 +245,7 @@ def collect_maps(
     """
     maps: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
+    store = Store(settings.store)
     for cell in settings.cells:
         for decoder in DECODERS:
             record = made.get((cell, decoder))
@@ -257,7 +258,7 @@ def collect_maps(
                     maps.append({**one, **unknown, "status": status, "reason": reason})
                     continue
                 maps.append(one | _told(record, view, selection))
-                with np.load(settings.store / record["maps"], allow_pickle=False) as kept:
+                with np.load(io.BytesIO(store.read_bytes(record["maps"])), allow_pickle=False) as kept:
                     for name in ("distance", "resampled"):
                         arrays[f"{key}.{name}"] = kept[f"{view}.{selection}.{name}"]
     told = {

@@ -45,7 +45,7 @@ class Settings:
         heal: Changes to the profile's healing recipe.
         num_selection: Utterances that the search scores on, None for the profile's.
         num_test: Utterances of the reported figures, None for the profile's.
-        store: Folder of the store.
+        store: Folder or URL of the store.
         workers: Trials at the same time.
         devices: GPUs that one heal takes, or CPU workers where the profile has no GPU.
         sampler: Which strategy chooses the blocks, of :data:`slamlab.search.strategies.SAMPLERS`.
@@ -67,7 +67,7 @@ class Settings:
     cells: tuple[Cell, ...]
     corpus: str
     corpus_fingerprint: str
-    store: Path
+    store: Path | str
     base: str = "auto"
     base_identities: Mapping[str, str] = field(default_factory=dict)
     tolerance: float = 0.25

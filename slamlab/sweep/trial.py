@@ -9,8 +9,8 @@ So does a trial that was killed find the model that it healed and the answers th
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from slamlab.model import surgery
 from slamlab.model.redundancy import ALL, AngularDistance, feed_speech
 from slamlab.model.slam import SlamModel
 from slamlab.scoring.metrics import METRICS
-from slamlab.scoring.records import read_records
 from slamlab.sweep.bases import Base, base_name, find_base
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.device import Clock, device, device_name
@@ -51,6 +50,8 @@ class Bench(Healer):
     def __init__(self, settings: Settings, team: Team | None = None) -> None:
         super().__init__(settings, team)
         self._base: Base | None = None
+        self._lines: list[str] = []
+        self.store.say = self._lines.append
 
     def run(self, request: Request) -> Steps:
         """Run one trial; yield progress and return its record.
@@ -68,7 +69,7 @@ class Bench(Healer):
             "control": self._run_control,
             "joint_control": self._run_control,
         }[request.kind]
-        record = yield from run(request)
+        record = yield from self._telling(run(request))
         if "wall_seconds" not in record:  # else it was read, not computed
             record["wall_seconds"], record["device_seconds"] = self._clock.read()
             record["device"] = device_name()
@@ -79,6 +80,23 @@ class Bench(Healer):
         """Take one rank's part in a heal that others started; torch's process group tells which rank it is."""
         base = yield from self._get_base(request.cell, "cpu")  # what is cut out of it goes to the device alone
         yield from self._take_part(request, base, recipe)
+
+    def _telling(self, steps: Steps) -> Steps:
+        """Go through steps, and tell as notes what the store says meanwhile: nobody sees a worker's stderr."""
+        try:
+            while True:
+                progress = next(steps)
+                yield from self._notes()
+                yield progress
+        except StopIteration as end:
+            yield from self._notes()
+            return cast(dict[str, Any], end.value)
+        finally:
+            steps.close()
+
+    def _notes(self) -> Iterator[Progress]:
+        while self._lines:
+            yield Progress(stage="store", step=0, num_steps=1, note=self._lines.pop(0))
 
     def _restart_clock(self) -> None:
         self._clock = Clock()
@@ -143,7 +161,7 @@ class Bench(Healer):
         if known := self.store.read_record(fingerprint(facts)):
             return known
         checkpoint = self.store.checkpoint_folder(fingerprint(self._model_facts(request, base)))
-        if not checkpoint.is_dir():  # wanted, whatever has been answered already
+        if not self.store.has_folder(checkpoint):  # wanted, whatever has been answered already
             yield from self._pruned_model(request, base)
         self.store.keep_folder(checkpoint)
         scores = yield from self._score_pruned(request, base, SPLITS[2:])
@@ -241,7 +259,7 @@ class Bench(Healer):
         known = self.store.read_record(fingerprint(self._base_facts(cell, base)))
         if known is None or not self.settings.early_stop:
             return None
-        records = read_records(self.store.root / known["scores"]["selection"]["hypotheses"])
+        records = self.store.read_hypotheses(known["scores"]["selection"]["hypotheses"])
         return EarlyStop(
             base=records, tolerance=self.settings.tolerance, delta=self.settings.early_stop, every=LOOK_EVERY
         )

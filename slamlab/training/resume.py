@@ -49,6 +49,7 @@ class Keeper:
         run: Fingerprint of all that makes the run what it is: a file of another run is not taken for its own.
         cost: Returns wall and device seconds of the run so far.
         every_s: Seconds between two states.
+        changed: Takes the path when the file has been replaced or removed.
 
     Attributes:
         state: What was found in the file; None to begin anew.
@@ -56,9 +57,14 @@ class Keeper:
     """
 
     def __init__(
-        self, path: Path, run: str, cost: Callable[[], tuple[float, float]], every_s: float = SAVE_EVERY_S
+        self,
+        path: Path,
+        run: str,
+        cost: Callable[[], tuple[float, float]],
+        every_s: float = SAVE_EVERY_S,
+        changed: Callable[[Path], None] = lambda path: None,
     ) -> None:
-        self.path, self._run, self._cost, self._every_s = path, run, cost, every_s
+        self.path, self._run, self._cost, self._every_s, self._changed = path, run, cost, every_s, changed
         self.problem = ""
         self.state = self._read()
         self._wrote_s = time.monotonic()
@@ -78,11 +84,13 @@ class Keeper:
             draft.replace(self.path)
         finally:
             draft.unlink(missing_ok=True)
+        self._changed(self.path)
         self._wrote_s = time.monotonic()
 
     def drop(self) -> None:
         """Remove the file: the run is over."""
         self.path.unlink(missing_ok=True)
+        self._changed(self.path)
 
     def _read(self) -> State | None:
         if not self.path.exists():

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from slamlab.errors import StoreError
 from slamlab.scoring.journal import Answer, Journal
 
 
@@ -40,11 +39,36 @@ def test_a_torn_line_does_not_count_and_is_cut_off(tmp_path, torn):
     assert list(journal.read().values()) == _answers(0, 4)
 
 
-@pytest.mark.parametrize("line", ["not a journal", '{"id": "u"}', '{"id": "u", "hypothesis": null}', "[]"])
-def test_a_file_of_something_else_is_refused(tmp_path, line):
-    (tmp_path / "answers.jsonl").write_text(f"{line}\n")
-    with pytest.raises(StoreError, match="remove the file"):
-        Journal(tmp_path / "answers.jsonl").read()
+FOREIGN = [b"not a journal", b'{"id": "u"}', b'{"id": "u", "hypothesis": null}', b"[]", b"\xff", b""]
+
+
+@pytest.mark.parametrize("line", FOREIGN)
+def test_a_damaged_line_is_told_and_does_not_count(tmp_path, line):
+    said = []
+    journal = Journal(tmp_path / "answers.jsonl", said.append)
+    journal.append(_answers(0, 3))
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(line + b"\n" + whole)
+    assert list(journal.read().values()) == _answers(0, 3)
+    assert said == [f"1 of the answers in {journal.path} are damaged: asked again where they are wanted"]
+    journal.append(_answers(2, 4))
+    assert list(Journal(journal.path, pytest.fail).read().values()) == _answers(0, 4), "and it is gone"
+
+
+def test_no_flipped_bit_goes_unseen(tmp_path):
+    journal = Journal(tmp_path / "answers.jsonl")
+    journal.append(_answers(0, 2))
+    content = journal.path.read_bytes()
+    for place in range(len(content)):
+        journal.path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        answers = list(journal.read().values())
+        assert set(answers) <= set(_answers(0, 2)), f"byte {place}"
+        assert list(journal.append(_answers(0, 2)).values()) in (_answers(0, 2), _answers(0, 2)[::-1])
+
+
+def test_answers_of_before_there_were_checksums_serve(tmp_path):
+    (tmp_path / "answers.jsonl").write_text('{"id": "u", "hypothesis": "a", "stopped": "eos"}\n')
+    assert Journal(tmp_path / "answers.jsonl").read() == {"u": Answer(id="u", hypothesis="a", stopped="eos")}
 
 
 def _work(path, seed):
