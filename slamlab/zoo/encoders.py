@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slamlab.errors import AssetError, DataError, ModelError, OptionError
-from slamlab.zoo.assets import WHEELS, folder_fingerprint, hub_folder, is_installed, read_hub_config
+from slamlab.zoo.assets import WHEELS, check_weights, folder_fingerprint, hub_folder, is_installed, read_hub_config
 from slamlab.zoo.ctranslate2 import whisper_folder
 
 if TYPE_CHECKING:
@@ -189,7 +189,11 @@ class SpeechEncoder:
     def _preprocessor(self, folder: Path) -> Any:
         from transformers import AutoFeatureExtractor
 
-        return AutoFeatureExtractor.from_pretrained(folder)
+        try:
+            return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:  # none there, or one that brings code of its own
+            rule = "an encoder's folder has a preprocessor that `transformers` has"
+            raise ModelError(rule, f"{folder} ({error})", "save or download it again, or choose another") from None
 
     def _load(self, folder: Path) -> Any:
         raise NotImplementedError
@@ -294,17 +298,20 @@ def load_complete(factory: Any, folder: Path, **options: Any) -> Any:
         options: Of `from_pretrained`.
 
     Raises:
+        AssetError: Its weights are no safetensors.
         ModelError: It does not load, or lacks weights.
     """
     import torch
     from safetensors import SafetensorError
     from transformers.utils import logging
 
+    check_weights(folder)
+
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # a whole Whisper has a decoder that nobody asked for: no warning about it
     logging.disable_progress_bar()
     try:
-        options = {"dtype": torch.float32, **options}
+        options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, **options}
         model, report = factory.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError("a model's folder must load", f"{folder} ({error})", "save or download it again") from None

@@ -50,7 +50,9 @@ def test_hub_prefers_what_is_cached_and_names_what_it_cannot_reach(
 ) -> None:
     asked: list[bool] = []
 
-    def snapshot(hub_id: str, *, local_files_only: bool = False, allow_patterns: object = None) -> str:
+    def snapshot(
+        hub_id: str, *, revision: str | None = None, local_files_only: bool = False, allow_patterns: object = None
+    ) -> str:
         asked.append(local_files_only)
         if local_files_only:
             return str(tmp_path)
@@ -67,10 +69,10 @@ def test_hub_prefers_what_is_cached_and_names_what_it_cannot_reach(
     assert asked == [True, False, True, True]
 
 
-def test_weight_files_take_safetensors_before_pickles(tmp_path: Path) -> None:
+def test_weight_files_are_safetensors(tmp_path: Path) -> None:
     for name in ("pytorch_model.bin", "training_args.bin", "config.json"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in weight_files(tmp_path)] == ["pytorch_model.bin"]
+    assert weight_files(tmp_path) == []
     for name in (
         "model-00002-of-00002.safetensors",
         "model-00001-of-00002.safetensors",
