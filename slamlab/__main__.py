@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from slamlab.credentials import refuse_credentials
 from slamlab.errors import DataError, OptionError, exit_on_user_error
+from slamlab.terminal import json_line, make_console, one_line, printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 JSON_LINES = "JSON Lines with `id` and"
@@ -62,9 +62,9 @@ def score(
                 rule = "records are written to a file"
                 raise DataError(rule, f"{records} ({error.strerror})", "check the path") from None
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        typer.echo(json_line(result))
     else:
-        Console(soft_wrap=True).print(_table(result), f"Signature: {result['signature']}", markup=False, highlight=False)
+        make_console().print(_table(result), f"Signature: {result['signature']}")
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -121,7 +121,7 @@ def export(
 
     Example: `python -m slamlab export reports/max_prune-qwen --cell "asr en" --out exports/qwen-asr-en`
     """
-    console = Console(stderr=True, soft_wrap=True)
+    console = make_console(stderr=True)
     with exit_on_user_error():
         from transformers.utils.logging import disable_progress_bar
 
@@ -145,6 +145,7 @@ def export(
                 raise OptionError("--push takes one model", f"{len(answers)} models", "choose one with --cell")
             check_target(push)
         command = shlex.join(["python", "-m", "slamlab", "export", str(source), "--out", str(out), *_given(context)])
+        refuse_credentials(command)
         for answer, folder in zip(answers, folders, strict=True):
             known = (answer.found.get("base") or {}).get("fingerprint")
             unpruned = base or (folder_of(known, Store(store)) if known else None)
@@ -154,9 +155,9 @@ def export(
                 answer, folder, cache=store / "cache" / "models", command=command, precision=dtype, max_shard_size=max_shard_size,
                 base=unpruned, measured=measure, say=lambda line: console.print(line, markup=False, highlight=False),
             )  # fmt: skip
-            typer.echo(str(folder))
+            typer.echo(printable(folder))
         if push:
-            typer.echo(push_folder(folders[0], push))
+            typer.echo(printable(push_folder(folders[0], push)))
 
 
 def _given(context: typer.Context) -> list[str]:
@@ -213,7 +214,7 @@ def _hear(
     task: str, paths: list[Path], folder: Path, language: str, beams: int, batch_size: int, device: str, store: Path, as_json: bool
 ) -> None:  # fmt: skip
     """Print what a model hears in audio files."""
-    console = Console(stderr=True, soft_wrap=True)
+    console = make_console(stderr=True)
     with exit_on_user_error():
         from transformers.utils.logging import disable_progress_bar
 
@@ -243,7 +244,7 @@ def _hear(
                 "text": one.text,
                 "segments": [asdict(part) for part in one.segments],
             }
-            typer.echo(json.dumps(told, ensure_ascii=False) if as_json else " ".join(one.text.split()))
+            typer.echo(json_line(told) if as_json else one_line(one.text))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from slamlab.credentials import refuse_credentials
 from slamlab.errors import exit_on_user_error
+from slamlab.terminal import make_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
@@ -79,8 +80,9 @@ def main(
     ] = False,
 ) -> None:
     """Parse, map, compare, report."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     with exit_on_user_error():
+        command = refuse_credentials(shlex.join(["python", *sys.argv]))
         import numpy as np
         import torch
 
@@ -121,9 +123,8 @@ def main(
             make = make_maps_on_cluster
         made = make(settings, how, lambda line: console.print(line, markup=False))
         told, arrays = collect_maps(
-            settings, how, made, command=shlex.join(["python", *sys.argv]), corpus_name=corpus.name,
-            problems=corpus.problems,
-        )  # fmt: skip
+            settings, how, made, command=command, corpus_name=corpus.name, problems=corpus.problems
+        )
         out = reports / settings.name
         out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(out / "maps.npz", **arrays)

@@ -12,6 +12,7 @@ from slamlab.report.page import render
 from slamlab.report.redundancy import render_redundancy
 from slamlab.report.redundancy_records import FILE_NAME
 from slamlab.report.results import read_results
+from slamlab.terminal import printable
 
 
 def main(
@@ -36,8 +37,8 @@ def main(
         else:
             render(read_results(folder), store, folder)
     if not is_maps and not store.is_dir():
-        typer.echo(f"There is no store at {store}: maps and samples are left out (name it with --store).")
-    typer.echo(f"Report: {folder / 'index.html'}")
+        typer.echo(printable(f"There is no store at {store}: maps and samples are left out (name it with --store)."))
+    typer.echo(printable(f"Report: {folder / 'index.html'}"))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from slamlab.errors import AssetError, exit_on_user_error
+from slamlab.terminal import make_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
@@ -39,7 +39,7 @@ def main(
     store: Annotated[Path, typer.Option(help="Folder of audio, encoder frames and scores.")] = Path("runs"),
 ) -> None:
     """Parse, train, score, describe."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console()
     with exit_on_user_error():
         import torch
 

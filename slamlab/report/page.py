@@ -62,10 +62,14 @@ def write_files(files: dict[Path, bytes], images: Mapping[str, Image], out: Path
         out: The report's folder.
 
     Raises:
-        StoreError: It cannot be written.
+        StoreError: It cannot be written, or a file of it is a link.
     """
     for stem, image in images.items():
         files |= {out / f"{stem}.svg": image.svg, out / f"{stem}.png": image.png}
+    for path in (out / "figures", *files):
+        if path.is_symlink():  # of a report that somebody else made: what it points to is not the report's
+            remedy = "remove the link, or copy the report without links"
+            raise StoreError("a report is written to its folder alone", f"{path}, a link", remedy)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         for old in (out / "figures").iterdir():

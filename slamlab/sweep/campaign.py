@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from slamlab.credentials import redacted
 from slamlab.model.surgery import LayerBlock, original_index, receiving_layer
 from slamlab.scoring.bootstrap import Degradation
 from slamlab.scoring.score import degradation
@@ -122,7 +123,7 @@ class Campaign:
         """Note that a trial failed, for a reason."""
         self.running.discard(request)
         self._turns.ended(request)
-        self.ledgers[request.cell].fail(request, reason)
+        self.ledgers[request.cell].fail(request, redacted(reason))
         self._changed(request.cell)
 
     def judge(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from slamlab.credentials import refuse_credentials
 from slamlab.errors import OptionError, exit_on_user_error
+from slamlab.terminal import make_console
 
 OF_SEARCHES = ("sampler", "price", "max_heals", "rungs", "control")
 OF_CURVES = ("methods", "depths", "heal")
@@ -99,8 +100,9 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
     ) -> None:
         # fmt: on
         """Parse, build, run, report."""
-        console = Console(soft_wrap=True)
+        console = make_console()
         with exit_on_user_error():
+            command = refuse_credentials(called())
             from slamlab.report.page import render
             from slamlab.report.results import write_results
             from slamlab.search.curve import Curve
@@ -160,7 +162,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             if plan:
                 console.print(table(estimate(settings, Store(settings.store)), gpu_price))
                 return
-            results = launch.sweep(settings, corpus, console, command=called(), address=address)
+            results = launch.sweep(settings, corpus, console, command=command, address=address)
             out = reports / settings.name
             write_results(results, out)
             render(results, Store(settings.store).root, out)

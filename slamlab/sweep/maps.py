@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from slamlab.credentials import redacted
 from slamlab.errors import OptionError, TrialFailed, UserError
 from slamlab.model import surgery
 from slamlab.model.redundancy import ALL, AngularDistance, DistanceMap, feed_speech, feed_text
@@ -254,7 +255,7 @@ def collect_maps(
                 one = {"key": key, **cell.as_dict(), "decoder": decoder, "view": view, "selection": selection}
                 if not isinstance(record, dict):
                     unknown = dict.fromkeys(("num_layers", "num_utterances", "num_positions", "score"))
-                    status, reason = ("failed", record) if record else ("not run", NO_LORA)
+                    status, reason = ("failed", redacted(record)) if record else ("not run", NO_LORA)
                     maps.append({**one, **unknown, "status": status, "reason": reason})
                     continue
                 maps.append(one | _told(record, view, selection))

@@ -12,12 +12,15 @@ process group that lost a rank, other than to end.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Before Ray is imported, which reads them then. No result files a trial beside our records; no `uv run` in workers.
@@ -31,7 +34,7 @@ from ray.tune.search import Searcher
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from slamlab.errors import OptionError, SlamlabError
+from slamlab.errors import OptionError, SlamlabError, StoreError
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.healing import RankLost
 from slamlab.sweep.progress import Watcher
@@ -61,6 +64,7 @@ def start_ray(address: str | None = None) -> dict[str, float]:
         if address is None:
             _stay_on_loopback()
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            options["_temp_dir"] = str(_private_folder() / "ray")
         try:
             if address not in (None, "auto"):
                 _call(address)
@@ -90,6 +94,25 @@ def _stay_on_loopback() -> None:
 
     if hasattr(ray_constants, "ENABLE_RAY_CLUSTER"):
         ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _private_folder() -> Path:
+    """Return a folder that no other user enters: Ray lets everybody write to that of its sockets and logs.
+
+    Raises:
+        StoreError: Somebody else made it.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"slamlab-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "another user's")
+        folder.chmod(0o700)
+    except OSError as error:
+        rule, remedy = "Ray's folder on this machine is one's own", "set RAY_TMPDIR to a folder of yours"
+        raise StoreError(rule, f"{folder} ({error.strerror})", remedy) from None
+    return folder
 
 
 def run(campaign: Campaign, watcher: Watcher) -> None:

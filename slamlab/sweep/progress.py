@@ -12,6 +12,7 @@ from rich.markup import escape
 from slamlab.scoring.metrics import METRICS
 from slamlab.sweep.plan import clock
 from slamlab.sweep.settings import Request
+from slamlab.terminal import one_line
 from slamlab.training.base import Progress
 
 SAY_EVERY_S, SAY_EVERY_STEPS = 10.0, 50
@@ -72,7 +73,7 @@ class Watcher:
     def failed(self, request: Request, reason: str, details: str) -> None:
         """Say why a trial failed."""
         self._num_ended += request.attempt > 1 and request.rung == "full"
-        self._say(request, f"FAILED: {reason}")
+        self._say(request, f"FAILED: {one_line(reason)}")
         if details:
             self._console.print(details, style="dim", markup=False, highlight=False)
 
@@ -93,7 +94,8 @@ class Watcher:
         if request.repeat:
             what += f" (heal {request.repeat + 1})"
         head = f"[{clock(time.monotonic() - self._began_s)}] {request.cell.name}: {what}: "
-        self._console.print(escape(head) + (text if markup else escape(text)), highlight=False, soft_wrap=True)
+        line = escape(head) + (text if markup else escape(text))
+        self._console.print(line, markup=True, highlight=False, soft_wrap=True)
 
 
 def follow(steps: Generator[Progress, None, Result], what: str, say: Callable[[str], None]) -> Result:

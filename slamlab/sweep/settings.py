@@ -91,7 +91,7 @@ class Settings:
     early_stop: float = EARLY_STOP
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.][\w.-]*", self.name):
+        if not re.fullmatch(r"(?!\.+$)[\w.][\w.-]*", self.name):  # it names a file: neither . nor ..
             raise OptionError("a name has letters, digits, dots and dashes", repr(self.name), "pass another --name")
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise OptionError("the tolerance is 0 or more", self.tolerance, "pass for example --tolerance 0.25")
