@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -93,6 +93,12 @@ def by_convention(distance: np.ndarray, convention: str) -> np.ndarray:
     return moved
 
 
+@lru_cache
+def _blocks(num_layers: int, max_depth: int) -> list[tuple[int, int]]:
+    """Return the blocks of a decoder: one list for all its cells."""
+    return [(start, depth) for depth in range(1, max_depth + 1) for start in range(num_layers - depth + 1)]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchSpace:
     """The blocks of one cell.
@@ -147,11 +153,10 @@ class SearchSpace:
                 "compute the map again, in float32 or wider",
             )
 
-    @cached_property
+    @property
     def blocks(self) -> list[tuple[int, int]]:
         """Every (start, depth) that may be tried, by depth, then by start."""
-        depths = range(1, self.max_depth + 1)
-        return [(start, depth) for depth in depths for start in range(self.num_layers - depth + 1)]
+        return _blocks(self.num_layers, self.max_depth)
 
     def distance_of(self, start: int, depth: int) -> float:
         """Return the angular distance over a block."""

@@ -47,10 +47,13 @@ class Pool:
     Args:
         is_told: Whether :meth:`changed` is called after each change of a study: then a study is read again only after
             one. Otherwise every study is read at every question, as anybody may have changed any.
+        order: Names of the studies that may come, in the order in which they are numbered; where there are none, in
+            that in which they come.
     """
 
-    def __init__(self, *, is_told: bool = False) -> None:
+    def __init__(self, *, is_told: bool = False, order: Sequence[str] = ()) -> None:
         self._is_told = is_told
+        self._rank = {name: rank for rank, name in enumerate(order)}
         self._members: dict[str, tuple[SearchSpace, Study]] = {}
         self._numbers: dict[str, int] = {}
         self._looks: dict[str, list[Look]] = {}
@@ -73,8 +76,10 @@ class Pool:
             )
         name = study.study_name
         self._members[name] = (space, study)
-        self._numbers.setdefault(name, len(self._numbers))
-        self._looks[name] = []
+        if self._rank:
+            self._members = dict(sorted(self._members.items(), key=lambda one: self._rank[one[0]]))
+        self._numbers = {name: number for number, name in enumerate(self._members)}
+        self._looks = {name: self._looks.get(name, []) for name in self._members}
         self._stale.add(name)
 
     def changed(self, study: Study) -> None:

@@ -25,6 +25,8 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,9 @@ MAX_WIDENINGS = 10
 NUGGET = 1e-8
 MAX_LOOKS, MAX_FITTED = 240, 120
 """Looks that are taken into account, and that multipliers are learned from: those nearest to the tolerance."""
+
+ANY = -1
+"""Stands for all cells."""
 
 Row = tuple[int, Look]
 Block = tuple[int, int]
@@ -107,11 +112,11 @@ class Points:
     """Where the process is known, or asked about.
 
     Attributes:
-        cell: Number of the cell [N].
-        rung: Index into `RUNGS` [N].
+        cell: Number of the cell [N], or [1] where it is the same for all.
+        rung: Index into `RUNGS`, likewise.
         start, depth: The block, as shares of the decoder's layers [N].
         excess: How much deeper the map makes the block seem, as a share [N].
-        factors: Codes of the cell's factors [F, N].
+        factors: Codes of the cell's factors [F, N] or [F, 1].
     """
 
     cell: np.ndarray
@@ -150,7 +155,7 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
     found = {
         "fixed": EDGE_SD**2 + SLOPE_SD**2 * line + TRUST_SD**2 * trust,
         "field": FIELD_SD**2 * (begin + end) + PAIR_SD**2 * pair + DEPTH_SD**2 * depth + BLOCK_SD**2 * block,
-        "factor": FACTOR_SD**2 * (a.factors == b.factors).sum(axis=0),
+        "factor": FACTOR_SD**2 * _num_shared(a.factors, b.factors),
         "cell": cell * (CELL_SD**2 + CELL_SLOPE_SD**2 * line + CELL_TRUST_SD**2 * trust + CELL_PAIR_SD**2 * pair),
         "own": OWN_SD**2 * (cell & block),
     }
@@ -163,7 +168,27 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
             + RUNG_CELL_SD**2 * cell
         )
         found["rung_own"] = RUNG_OWN_SD**2 * (cheap & cell & block)
-    return {group: SLOPE**2 * covariance for group, covariance in found.items()}
+    for covariance in found.values():
+        covariance *= SLOPE**2
+    return found
+
+
+def _num_shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return how many of the factors [F, ...] two points share."""
+    shared = np.zeros(np.broadcast_shapes(a.shape[1:], b.shape[1:]))
+    for one, other in zip(a, b, strict=True):
+        shared += one == other
+    return shared
+
+
+@lru_cache(maxsize=64)
+def _geometry(spaces: tuple[SearchSpace, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the excess [cells, L, L+1] of cells' blocks, and the codes [F, cells] of what the cells are."""
+    names = sorted({name for space in spaces for name in space.factors})
+    values = [[space.factors.get(name, "") for name in names] for space in spaces]
+    codes = {value: code for code, value in enumerate(sorted({value for row in values for value in row}))}
+    factors = np.array([[codes[value] for value in row] for row in values], dtype=int).T
+    return np.stack([space.excess for space in spaces]), factors
 
 
 def kinship(a: Points, b: Points) -> np.ndarray:
@@ -181,18 +206,17 @@ class Posterior:
         looks: Looks by cell. Running ones tell where there will be knowledge, failed ones nothing.
     """
 
+    _points: Points  # of the looks
     _test_variance: np.ndarray  # of the looks' responses [N], and the seed's part of it, without its multiplier
     _seed: np.ndarray
-    _factor: np.ndarray  # of their covariance [N, N], and its inverse times what they show beyond the prior mean [N]
+    _covariance: np.ndarray  # of the responses [N, N]
+    _factor: np.ndarray  # of that, and its inverse times what they show beyond the prior mean [N]
     _weights: np.ndarray
 
     def __init__(self, spaces: Sequence[SearchSpace], looks: Sequence[Sequence[Look]]) -> None:
         self._spaces, self._num_layers = spaces, spaces[0].num_layers
-        names = sorted({name for space in spaces for name in space.factors})
-        self._excess = np.stack([space.excess for space in spaces])
-        values = [[space.factors.get(name, "") for name in names] for space in spaces]
-        codes = {value: code for code, value in enumerate(sorted({value for row in values for value in row}))}
-        self._factors = np.array([[codes[value] for value in row] for row in values], dtype=int).T
+        self._excess, self._factors = _geometry(tuple(spaces))
+        self._typical: dict[tuple[int, Rung], float] = {}
         complete = _in_state(looks, "complete")
         self.scale = dict.fromkeys(GROUPS, 1.0)
         self._load(self._nearest(complete))
@@ -272,11 +296,13 @@ class Posterior:
         return test, self.scale["seed"] ** 2 * seed
 
     def _typical_se(self, cell: int, rung: Rung) -> float:
-        """Return the standard error that a look's u would have."""
-        mine = self._points.rung == RUNGS.index(rung)
-        known = self._se[mine & (self._points.cell == cell)]
-        known = known if len(known) else self._se[mine]
-        return float(np.median(known)) if len(known) else TYPICAL_SE
+        """Return the standard error that a look's u would have: the median of its cell's, else of all cells'."""
+        if (cell, rung) not in self._typical:
+            mine = self._points.rung == RUNGS.index(rung)
+            known = self._se[mine if cell == ANY else mine & (self._points.cell == cell)]
+            otherwise = TYPICAL_SE if cell == ANY else self._typical_se(ANY, rung)
+            self._typical[cell, rung] = median(known.tolist()) if len(known) else otherwise
+        return self._typical[cell, rung]
 
     def _noise_of(self, row: Row, latent: float) -> tuple[float, float]:
         """Return the variances that test set and seed give the response of a look, where this is the latent one."""
@@ -295,7 +321,7 @@ class Posterior:
 
     def _points_in(self, cell: int, blocks: Sequence[Block], rung: Rung = "full") -> Points:
         start, depth = np.array(blocks, dtype=int).reshape(-1, 2).T
-        return self._locate(np.full(len(start), cell), np.full(len(start), RUNGS.index(rung)), start, depth)
+        return self._locate(np.array([cell]), np.array([RUNGS.index(rung)]), start, depth)  # one for all blocks
 
     def _locate(self, cell: np.ndarray, rung: np.ndarray, start: np.ndarray, depth: np.ndarray) -> Points:
         return Points(
@@ -343,11 +369,20 @@ class Posterior:
         se = np.array([self._typical_se(cell, look.rung) for cell, look in running])
         test, seed = _variances(se, secant(degradation_of(expected, tolerance), tolerance))
         self._se = np.append(self._se, se)
-        self._test_variance, self._seed = np.append(self._test_variance, test), np.append(self._seed, seed)
-        self._extra = np.append(self._extra, np.zeros(len(running)))
+        self._test_variance = np.append(self._test_variance, test)
+        self._typical = {}
         self._weights = np.append(self._weights, np.zeros(len(running)))
-        self._relate(self._points.and_(points))
-        self._factor = self._decompose()
+        self._points = self._points.and_(points)
+        ours, all_ = points.along(-1), self._points.along(-2)
+        below = self._weigh(covariances(ours, all_))  # [running, N + running]
+        below += np.minimum.outer(test, self._test_variance) * kinship(ours, all_)
+        num = len(self._covariance)
+        covariance = np.zeros((num + len(running),) * 2)  # its lower triangle is what counts
+        covariance[:num, :num], covariance[num:] = self._covariance, below
+        covariance[np.diag_indices_from(covariance)] += np.append(
+            np.zeros(num), self.scale["seed"] ** 2 * seed + NUGGET
+        )
+        self._covariance, self._factor = covariance, np.linalg.cholesky(covariance)
 
     def _relate(self, points: Points) -> None:
         """Work out what the looks at points have in common."""
@@ -363,14 +398,15 @@ class Posterior:
         self._solve()
 
     def _solve(self) -> None:
-        self._factor = self._decompose()
+        self._covariance = self._observed()
+        self._factor = np.linalg.cholesky(self._covariance)
         self._weights = cho_solve((self._factor, True), self._residual, check_finite=False)
 
-    def _decompose(self) -> np.ndarray:
-        """Return the Cholesky factor of the covariance [N, N] of the observed responses."""
+    def _observed(self) -> np.ndarray:
+        """Return the covariance [N, N] of the observed responses."""
         covariance = self._weigh(self._groups) + self._test
         covariance[np.diag_indices_from(covariance)] += self.scale["seed"] ** 2 * self._seed + self._extra + NUGGET
-        return np.linalg.cholesky(covariance)
+        return covariance
 
     @property
     def _test(self) -> np.ndarray:

@@ -53,16 +53,17 @@ class Campaign:
         self.running: set[Request] = set()
         self.samplers: dict[Cell, BlockSampler] = {}
         self.pools: dict[Decoder, Pool] = {}
-        self._spaces: dict[Cell, SearchSpace] = {}
         self._of_decoder: dict[Decoder, list[Cell]] = {}
         self._of_base: dict[tuple[str, str, str], list[Cell]] = {}
         for cell in settings.cells:
             self._of_decoder.setdefault(_decoder(cell), []).append(cell)
             self._of_base.setdefault(base_name(cell), []).append(cell)
         self._turns = Turns(self.ledgers)
-        self._wanted: dict[Cell, Request | None] = {}
+        self._wanted: dict[Decoder, dict[Cell, Request | None]] = {}
         self._is_quiet: dict[Decoder, bool] = {}
-        for decoder in self._of_decoder:
+        for decoder, cells in self._of_decoder.items():
+            self.pools[decoder] = Pool(is_told=True, order=[self.ledgers[cell].study.study_name for cell in cells])
+            self._wanted[decoder] = {}
             self._open_searches(decoder)
 
     @property
@@ -173,11 +174,12 @@ class Campaign:
 
     def _next_of(self, cell: Cell) -> Request | None:
         """Return the trial that a cell needs next, None where it needs no more for now."""
-        if cell not in self._wanted:
-            self._wanted[cell] = self._work_out(cell)
-            if self._wanted[cell] is None:
+        wanted = self._wanted[_decoder(cell)]
+        if cell not in wanted:
+            wanted[cell] = self._work_out(cell)
+            if wanted[cell] is None:
                 self._turns.rest(cell)
-        return self._wanted[cell]
+        return wanted[cell]
 
     def _work_out(self, cell: Cell) -> Request | None:
         ledger, is_joint = self.ledgers[cell], cell.task == JOINT
@@ -273,17 +275,15 @@ class Campaign:
 
     def _open_searches(self, decoder: Decoder) -> None:
         """Build the searches of a decoder's cells whose base is there, and of joint cells all of whose bases are."""
-        settings, pool = self.settings, Pool(is_told=True)
-        cells = [cell for cell in self._of_decoder[decoder] if self.ledgers[cell].singles["base"].record is not None]
-        for cell in cells:
-            if cell not in self._spaces:
-                self._spaces[cell] = self._space(cell)
-            pool.add(self._spaces[cell], self.ledgers[cell].study)
-            self.samplers[cell] = self._sampler(self._spaces[cell], pool)
-        self.pools[decoder] = pool
+        settings, pool = self.settings, self.pools[decoder]
+        for cell in self._of_decoder[decoder]:
+            if cell not in self.samplers and self.ledgers[cell].singles["base"].record is not None:
+                space = self._space(cell)
+                pool.add(space, self.ledgers[cell].study)
+                self.samplers[cell] = self._sampler(space, pool)
         for joint in self.joints:
             members = self.members(joint)
-            if _decoder(joint) == decoder and all(member in self._spaces for member in members):
+            if _decoder(joint) == decoder and all(member in self.samplers for member in members):
                 names = [self.ledgers[member].study.study_name for member in members]
                 self.samplers[joint] = JointSampler(pool, alpha=settings.alpha, members=names)
 
@@ -342,9 +342,8 @@ class Campaign:
         decoder = _decoder(cell)
         self.pools[decoder].changed(self.ledgers[cell].study)
         self._is_quiet.pop(decoder, None)
-        for one in (*self._of_decoder[decoder], *(joint for joint in self.joints if _decoder(joint) == decoder)):
-            self._wanted.pop(one, None)
-            self._turns.wake(one)
+        self._turns.wake(self._wanted[decoder])
+        self._wanted[decoder] = {}
 
     def _must_train(self, cell: Cell) -> bool:
         return existing_folder(cell, self.settings, self.store) is None

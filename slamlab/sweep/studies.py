@@ -129,8 +129,9 @@ class StudyFile:
             trial_id = _insert(connection, table, study_id=study_id, number=trial.number, **told)
         else:
             connection.execute(update(table).where(here).values(**told))
+            for name in PARTS:
+                connection.execute(delete(self._tables[name]).where(self._tables[name].c.trial_id == trial_id))
         for name, rows in _parts_of(trial).items():
-            connection.execute(delete(self._tables[name]).where(self._tables[name].c.trial_id == trial_id))
             if rows:
                 connection.execute(insert(self._tables[name]), [{"trial_id": trial_id, **row} for row in rows])
 

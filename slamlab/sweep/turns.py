@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class Turns:
         """Note that a cell wants nothing, as far as is known now."""
         self._is_awake[self._number[cell]] = False
 
-    def wake(self, cell: Cell) -> None:
-        """Note that a cell may want something again."""
-        self._is_awake[self._number[cell]] = True
+    def wake(self, cells: Iterable[Cell]) -> None:
+        """Note that cells may want something again."""
+        for cell in cells:
+            self._is_awake[self._number[cell]] = True
