@@ -12,9 +12,11 @@ from rich.table import Table
 
 from slamlab.credentials import refuse_credentials
 from slamlab.errors import DataError, OptionError, exit_on_user_error
+from slamlab.sweep.store_command import app as store_commands
 from slamlab.terminal import json_line, make_console, one_line, printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app.add_typer(store_commands, name="store")
 JSON_LINES = "JSON Lines with `id` and"
 
 

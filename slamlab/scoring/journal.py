@@ -63,10 +63,6 @@ class Journal:
             os.fsync(file.fileno())
         return known | new
 
-    def num_damaged(self) -> int:
-        """Return how many whole lines of the file are damaged."""
-        return self._parse(self.path.read_bytes())[1]
-
     def _parse(self, content: bytes) -> tuple[dict[str, Answer], int]:
         """Return the answers of whole lines, and how many such lines are damaged."""
         answers: dict[str, Answer] = {}
@@ -80,6 +76,12 @@ class Journal:
         if num_damaged:
             self._say(f"{num_damaged} of the answers in {self.path} are damaged: asked again where they are wanted")
         return answers, num_damaged
+
+
+def whole_lines(content: bytes) -> bytes:
+    """Return the content of a journal without the lines that are damaged or torn."""
+    lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+    return b"".join(line + b"\n" for line in lines if _answer(line) is not None)
 
 
 def _line(answer: Answer) -> bytes:

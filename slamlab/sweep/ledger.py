@@ -180,10 +180,14 @@ class CellLedger:
 def open_ledger(settings: Settings, store: Store, cells: tuple[Cell, ...]) -> dict[Cell, CellLedger]:
     """Open, or begin, the studies of cells."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    file, memory = StudyFile(store.ledger_url), optuna.storages.InMemoryStorage()
+    with store.making_ledger():
+        file = StudyFile(store.ledger_url)
+    memory = optuna.storages.InMemoryStorage()
     nobody = optuna.samplers.RandomSampler()  # Optuna would make a sampler a study; a trial is begun with the cell's
     names = {cell: f"{settings.name} | {cell.name} | {settings.question(cell)[:12]}" for cell in cells}
     known = file.read(f"{settings.name} | ")
+    trials = (trial.user_attrs.get("fingerprint", "") for kept in known.values() for trial in kept.trials)
+    store.fetch_records(filter(None, trials))
     known |= file.add({name: {"cell": cell.as_dict()} for cell, name in names.items() if name not in known})
     return {
         cell: CellLedger(

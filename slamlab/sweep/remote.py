@@ -72,6 +72,10 @@ class Remote:
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder = platformdirs.user_cache_path("slamlab") / "stores" / name
 
+    def place(self) -> tuple[Any, str]:
+        """Return fsspec's file system, and the store's path on it."""
+        return self._fs, self._path
+
     def check(self) -> None:
         """See whether the URL can be written to.
 

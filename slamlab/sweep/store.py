@@ -15,6 +15,7 @@ stays here, and so does the ledger, of which copies go to the URL (`ledgers/<swe
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -23,8 +24,8 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -317,6 +318,13 @@ class Store:
             aside = path.with_name(f"ledger.damaged-{time.time_ns()}.db")
             path.rename(aside)
             self.tell(f"ledger.db is damaged ({problem}): put aside as {aside.name}, and begun again from the records")
+
+    @contextmanager
+    def making_ledger(self) -> Iterator[None]:
+        """Hold what one process at a time holds: two that begin at once would both make the ledger's tables."""
+        with (self.root / "ledger.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def send_ledger(self, sweep: str, *, now: bool = False) -> None:
         """Send a consistent copy of the ledger to the URL, where there is one.
