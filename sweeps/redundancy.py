@@ -68,9 +68,9 @@ def main(
             help="Ray cluster to join, e.g. auto: the maps of each base are a task there; default: all in this process."
         ),
     ] = None,
-    store: Annotated[Path, typer.Option(help="Folder of ledger, models and features; may serve many sweeps.")] = Path(
-        "runs"
-    ),
+    store: Annotated[
+        str, typer.Option(help="Folder of ledger, models and features, or a URL; may serve many sweeps.")
+    ] = "runs",
     reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
     name: Annotated[
         str | None, typer.Option(help="Name of the report; default: redundancy and the options that choose its cells.")

@@ -12,6 +12,7 @@ from slamlab.report.page import render
 from slamlab.report.redundancy import render_redundancy
 from slamlab.report.redundancy_records import FILE_NAME
 from slamlab.report.results import read_results
+from slamlab.sweep.store import Store
 from slamlab.terminal import printable
 
 
@@ -21,8 +22,8 @@ def main(
         typer.Argument(help="Folder that a sweep wrote, with its results.json, or redundancy.json.", metavar="REPORT"),
     ],
     store: Annotated[
-        Path, typer.Option(help="The sweep's store: where hypotheses and angular-distance maps lie.")
-    ] = Path("runs"),
+        str, typer.Option(help="The sweep's store, a folder or a URL: where hypotheses and angular-distance maps lie.")
+    ] = "runs",
 ) -> None:
     """Make the report of a sweep, or of maps, again from its records and what the store still holds.
 
@@ -35,8 +36,9 @@ def main(
         if is_maps := (folder / FILE_NAME).is_file():
             render_redundancy(folder)
         else:
-            render(read_results(folder), store, folder)
-    if not is_maps and not store.is_dir():
+            root = Store(store).fetch_for(folder)
+            render(read_results(folder), root, folder)
+    if not is_maps and not root.is_dir():
         typer.echo(printable(f"There is no store at {store}: maps and samples are left out (name it with --store)."))
     typer.echo(printable(f"Report: {folder / 'index.html'}"))
 

@@ -36,7 +36,7 @@ def main(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and shuffles.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    store: Annotated[Path, typer.Option(help="Folder of audio, encoder frames and scores.")] = Path("runs"),
+    store: Annotated[str, typer.Option(help="Folder of audio, encoder frames and scores, or a URL.")] = "runs",
 ) -> None:
     """Parse, train, score, describe."""
     console = make_console()

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -54,6 +55,8 @@ HASHED_BYTES = 2_000_000_000
 """Of a model folder that is larger only sizes are looked at before it is used: its bytes are for `store check`."""
 LEDGER_EVERY_S = 60.0
 """A driver's machine that is lost takes this much of the ledger with it at most; no record of a trial."""
+NAMED = re.compile(r'"((?:hypotheses|maps)/[0-9a-f]{32}\.\w+|checkpoints/[0-9a-f]{32})"')
+"""What of a store the records of a report name."""
 Result = TypeVar("Result")
 
 
@@ -305,6 +308,22 @@ class Store:
         self.remote.fetch_all(f"trials/{one}.json" for one in wanted)
         found = [record for record in map(self._read_trial, wanted) if record is not None]
         self.remote.fetch_all({name for record in found for name in files_named(record)})
+
+    def fetch_for(self, report: Path, *, models: bool = False) -> Path:
+        """Return the folder that has what a report's records name, fetched where it is at the URL only.
+
+        Args:
+            report: The report's folder.
+            models: Whether the healed models are wanted too.
+        """
+        path = report / "results.json"
+        if self.remote and path.is_file():
+            named = set(NAMED.findall(path.read_text(encoding="utf-8")))
+            folders = {name for name in named if name.startswith("checkpoints/")}
+            self.remote.fetch_all(named - folders)
+            for name in folders if models else ():
+                self.has_folder(self.root / name)
+        return self.root
 
     def fetch_ledger(self, sweep: str) -> None:
         """See that the ledger is sound, taking the sweep's copy at the URL where there is none here.
