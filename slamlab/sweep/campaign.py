@@ -101,7 +101,7 @@ class Campaign:
         self.ledgers[request.cell].begin(request, self.samplers.get(request.cell))
         self.running.add(request)
         self._turns.began(request)
-        self._changed(request.cell)
+        self._changed(request)
 
     def complete(self, request: Request, record: Mapping[str, Any]) -> dict[str, Any]:
         """Note that a trial ended with a record; return the record, with its verdict where it is a probe's."""
@@ -114,7 +114,7 @@ class Campaign:
         self.ledgers[request.cell].complete(request, judged)
         if request.kind == "base":
             self._open_searches(_decoder(request.cell))
-        self._changed(request.cell)
+        self._changed(request)
         if request.is_probe and request.rung == "full":
             judged |= self.verdict(request.cell, request.start, request.depth)
         self.store.send_ledger(self.settings.name)
@@ -125,7 +125,7 @@ class Campaign:
         self.running.discard(request)
         self._turns.ended(request)
         self.ledgers[request.cell].fail(request, redacted(reason))
-        self._changed(request.cell)
+        self._changed(request)
 
     def judge(
         self, cell: Cell, record: Mapping[str, Any], split: str, *, unpruned: Mapping[str, Any] | None = None
@@ -337,9 +337,13 @@ class Campaign:
         judged = [self.judge(member, {"scores": record["scores"][member.name]}, "selection") for member in members]
         return {name: [one[name] for one in judged] for name in judged[0]}
 
-    def _changed(self, cell: Cell) -> None:
-        """Forget what the cells of a decoder were found to need."""
-        decoder = _decoder(cell)
+    def _changed(self, request: Request) -> None:
+        """Forget what the cells that a trial tells something about were found to need."""
+        cell, decoder = request.cell, _decoder(request.cell)
+        if not request.is_probe and request.kind != "base":  # no search learns from it
+            self._wanted[decoder].pop(cell, None)
+            self._turns.wake([cell])
+            return
         self.pools[decoder].changed(self.ledgers[cell].study)
         self._is_quiet.pop(decoder, None)
         self._turns.wake(self._wanted[decoder])

@@ -289,6 +289,32 @@ def test_a_sweep_killed_during_every_trial_gives_the_same_answer(tmp_path):
     assert killed.answers() == undisturbed.answers()
 
 
+def test_a_pool_that_is_told_of_changes_reads_what_changed_and_answers_alike(monkeypatch):
+    world = tabulated.World(seed=3)
+    cells = world.backbones[0]
+    reading, told = Sweep(world, cells), Sweep(world, cells)
+    told.pool = Pool(is_told=True, order=[f"cell {cell}" for cell in cells])
+    for cell in reversed(cells):  # whichever comes first, the order is the one given
+        told.studies[cell].sampler.pool = told.pool
+        told.pool.add(told.studies[cell].sampler.space, told.studies[cell])
+    read, looks = [], FrontierSampler.looks
+    monkeypatch.setattr(FrontierSampler, "looks", lambda self, study: read.append(study) or looks(self, study))
+    while (cell := reading.next()) is not None:
+        assert told.next() == cell
+        trials = {sweep: sweep.ask(cell) for sweep in (reading, told)}
+        for sweep, trial in trials.items():
+            sweep.tell(cell, trial)
+        told.pool.changed(told.studies[cell])
+        read.clear()
+        told.studies[cell].sampler.ready(told.studies[cell])
+        assert read == [told.studies[cell]], "of all the decoder's cells"
+        for other in cells:
+            told.studies[other].sampler.ready(told.studies[other])
+        assert len(read) == 1
+    assert told.next() is None
+    assert told.answers() == reading.answers()
+
+
 def test_an_interrupted_trial_is_no_look():
     sweep = Sweep(tabulated.World(), [0])
     (study,) = sweep.studies.values()
