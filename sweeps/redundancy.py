@@ -117,9 +117,10 @@ def main(
         launch.check_assets(settings)
         make = make_maps
         if address is not None:
-            from slamlab.sweep.orchestrate import make_maps_on_cluster, start_ray
+            from slamlab.sweep.orchestrate import await_nodes, make_maps_on_cluster, start_ray
 
             start_ray(address)
+            await_nodes(settings, address, lambda line: console.print(line, markup=False))
             make = make_maps_on_cluster
         made = make(settings, how, lambda line: console.print(line, markup=False))
         told, arrays = collect_maps(

@@ -17,6 +17,7 @@ from slamlab.errors import DataError, OptionError, StoreError
 from slamlab.sweep.bases import base_identity, base_name, check_given, shipped_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
+from slamlab.sweep.cluster import largest
 from slamlab.sweep.device import memory_bytes, zero_plan
 from slamlab.sweep.plan import clock, estimate
 from slamlab.sweep.progress import Watcher
@@ -48,11 +49,15 @@ def choose_profile(requested: str, address: str | None) -> tuple[Profile, str]:
         from slamlab.sweep.orchestrate import start_ray
 
         num_gpus, where = int(start_ray(address).get("GPU", 0)), f"the Ray cluster at {address}"
+        most = int((largest() or {}).get("GPU", 0))
     else:
         import torch
 
         num_gpus, where = torch.cuda.device_count(), "this machine"
-    return PROFILES["paper" if num_gpus else "pocket"], f"{where} has {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}"
+        most = num_gpus
+    grows = f", and may grow to {most}" * (most > num_gpus)
+    why = f"{where} has {num_gpus or 'no'} GPU{'s' * (num_gpus != 1)}{grows}"
+    return PROFILES["paper" if num_gpus or most else "pocket"], why
 
 
 def sweep_name(job: str, *questions: Sequence[str], changed: Mapping[str, Any] | None = None) -> str:
@@ -68,12 +73,12 @@ def sweep_name(job: str, *questions: Sequence[str], changed: Mapping[str, Any] |
 
 
 def default_workers(profile: Profile, address: str | None, devices: int = 1) -> int:
-    """Return how many trials of a profile fit on the cluster, or on this machine, at the same time."""
+    """Return how many trials of a profile fit at the same time: on the cluster as large as it may grow, or here."""
     if address is not None:
         from slamlab.sweep.orchestrate import start_ray
 
-        found = start_ray(address)
-        cpus, gpus = int(found.get("CPU", 1)), int(found.get("GPU", 0))
+        found, most = start_ray(address), largest() or {}
+        cpus, gpus = (int(max(found.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU"))
     else:
         import torch
 
@@ -261,9 +266,10 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
                 stage = " and ".join(map(str, sorted({recipe.zero_stage for recipe in recipes})))
                 where = ", offloaded to the host's memory" if any(recipe.offload for recipe in recipes) else ""
                 console.print(f"A heal takes {settings.devices} devices, at ZeRO stage {stage}{where}.", highlight=False)
-            from slamlab.sweep.orchestrate import run, start_ray
+            from slamlab.sweep.orchestrate import await_nodes, run, start_ray
 
             start_ray(address)
+            await_nodes(settings, address, lambda line: console.print(line, highlight=False), settings.devices)
             run(campaign, Watcher(console, expected.num_expected, campaign.num_settled))
             if not campaign.finished:
                 console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")

@@ -13,12 +13,13 @@ process group that lost a rank, other than to end.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import stat
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from slamlab.errors import OptionError, SlamlabError, StoreError
 from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.cluster import largest
 from slamlab.sweep.healing import RankLost
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.settings import Request, Settings
@@ -51,6 +53,8 @@ REPORT_EVERY_S, SAY_EVERY_S = 5.0, 0.5
 CALL_S, NOTICE_S = 10.0, 10.0
 OBJECT_STORE_BYTES = 200_000_000
 """Nothing but settings travels through Ray's object store on one machine."""
+LOOK_EVERY_S, PATIENCE_S = 5.0, 1800.0
+"""How long a sweep waits for nodes where nothing says that any will come."""
 
 
 def start_ray(address: str | None = None) -> dict[str, float]:
@@ -121,13 +125,11 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
     Args:
         campaign: Says which trial is next, and learns what came of it.
         watcher: Shows what happens.
-
-    Raises:
-        OptionError: The cluster has too few CPUs or GPUs for one trial.
     """
     settings = campaign.settings
-    num_cpus, num_gpus = _resources_of_a_trial(settings, settings.devices)
-    resources = tune.PlacementGroupFactory([{"CPU": num_cpus, "GPU": num_gpus}] * settings.devices)
+    profile = settings.recipes()
+    a_device: dict[str, float] = {"CPU": profile.cpus_per_trial, "GPU": profile.gpus_per_trial}
+    resources = tune.PlacementGroupFactory([a_device] * settings.devices)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
         tune_config=tune.TuneConfig(
@@ -148,19 +150,50 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
     tuner.fit()
 
 
-def _resources_of_a_trial(settings: Settings, devices: int = 1) -> tuple[int, int]:
-    """Return the CPUs and GPUs of one device's process, having looked whether the cluster has as many for a trial."""
+def await_nodes(settings: Settings, address: str | None, say: Callable[[str], None], devices: int = 1) -> None:
+    """Return when the cluster has the CPUs and GPUs that a trial takes; where it has not, ask its autoscaler for them.
+
+    Args:
+        settings: The sweep.
+        address: Of the cluster; None for this machine, which does not grow.
+        say: Takes a line of progress.
+        devices: Devices that one trial takes.
+
+    Raises:
+        OptionError: There are too few, and no more can come; or none came for :data:`PATIENCE_S`, where how far the
+            cluster grows is not known.
+    """
     profile = settings.recipes()
-    available = ray.cluster_resources()
-    for name, each in (("CPU", profile.cpus_per_trial), ("GPU", profile.gpus_per_trial)):
-        needed = devices * each
-        if available.get(name, 0) < needed:
-            raise OptionError(
-                f"a trial of the profile {profile.name} takes {needed} {name}",
-                f"{available.get(name, 0):g} in the cluster",
-                "add nodes, or pass --profile pocket" + " or fewer --devices" * (devices > 1),
-            )
-    return profile.cpus_per_trial, profile.gpus_per_trial
+    a_device = {"CPU": profile.cpus_per_trial, "GPU": profile.gpus_per_trial}
+    needed = {name: devices * each for name, each in a_device.items() if each}
+
+    def lacking(amounts: Mapping[str, float]) -> bool:
+        return any(amounts.get(name, 0) < amount for name, amount in needed.items())
+
+    there = ray.cluster_resources()
+    if not lacking(there):
+        return
+    takes = " and ".join(f"{amount} {name}" for name, amount in needed.items())
+    has = " and ".join(f"{there.get(name, 0):g} {name}" for name in needed)
+    most = largest() if address is not None else there
+    if most is None or not lacking(most):
+        limit_s = PATIENCE_S if most is None else math.inf
+        at_most = f" (for {limit_s / 60:.0f} minutes at most)" if most is None else ""
+        say(f"Waiting for nodes{at_most}: a trial takes {takes}, and the cluster has {has} so far.")
+        began_s, came = time.monotonic(), False
+        # Something that waits for room is what an autoscaler acts on.
+        room = ray.util.placement_group([{name: each for name, each in a_device.items() if each}] * devices)
+        while not came and time.monotonic() - began_s < limit_s:
+            came = room.wait(LOOK_EVERY_S)
+        ray.util.remove_placement_group(room)
+        if came:
+            say(f"Nodes came after {time.monotonic() - began_s:.0f} s.")
+            return
+    raise OptionError(
+        f"a trial of the profile {profile.name} takes {takes}",
+        f"{has} in the cluster",
+        "add nodes, or pass --profile pocket" + " or fewer --devices" * (devices > 1),
+    )
 
 
 def make_maps_on_cluster(settings: Settings, how: MapSettings, say: Callable[[str], None]) -> Made:
@@ -172,14 +205,11 @@ def make_maps_on_cluster(settings: Settings, how: MapSettings, say: Callable[[st
         settings: Cells, corpus, store and the rest of a sweep.
         how: How maps are made.
         say: Takes a line of progress.
-
-    Raises:
-        OptionError: The cluster has too few CPUs or GPUs for one task.
     """
     from slamlab.sweep.bases import base_name
 
-    num_cpus, num_gpus = _resources_of_a_trial(settings)
-    remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_make_maps)
+    profile = settings.recipes()
+    remote = ray.remote(num_cpus=profile.cpus_per_trial, num_gpus=profile.gpus_per_trial, max_retries=0)(_make_maps)
     lines = Queue(actor_options={"num_cpus": 0})
     cells: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in settings.cells:
