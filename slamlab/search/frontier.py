@@ -58,6 +58,8 @@ class Pool:
         self._numbers: dict[str, int] = {}
         self._looks: dict[str, list[Look]] = {}
         self._stale: set[str] = set()
+        self.revision = 0
+        """Of the posterior: for whoever remembers what followed from it and would not keep it, as it is large."""
         self._known: tuple[list[list[Look]], Posterior] | None = None
         self._learned: tuple[list[list[Look]], Posterior] | None = None  # from the complete looks alone
 
@@ -108,6 +110,7 @@ class Pool:
                 if self._learned is None or self._learned[0] != complete:
                     self._learned = complete, Posterior([space for space, _ in self._members.values()], complete)
                 self._known = looks, self._learned[1].expecting(looks)
+                self.revision += 1
         return self._known[1], self._known[0]
 
 
@@ -148,13 +151,13 @@ class FrontierSampler(BlockSampler):
         self.price, self.max_running, self.max_heals = price, max_running, max_heals
         self.cheap = [rung for rung in RUNGS[:-1] if rung in rungs]
         self.pool = Pool() if pool is None else pool
-        self._last: tuple[Posterior, int, Proposal | None] | None = None
+        self._last: tuple[int, int, Proposal | None] | None = None  # revision and cell asked about, and the answer
 
     def suggest(self, study: Study) -> Proposal | None:
         """Return the block to look at now; None where nothing is worth it, or running looks must end first."""
         posterior, cell, looks = self._known(study)
-        if self._last is None or self._last[:2] != (posterior, cell):
-            self._last = posterior, cell, self._suggest(posterior, cell, looks)
+        if self._last is None or self._last[:2] != (self.pool.revision, cell):
+            self._last = self.pool.revision, cell, self._suggest(posterior, cell, looks)
         return self._last[2]
 
     def recommend(self, study: Study) -> Recommendation:

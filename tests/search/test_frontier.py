@@ -1,8 +1,10 @@
 """The frontier search: its choices against brute force, and whole sweeps of it on worlds whose truth is known."""
 
+import gc
 import importlib.util
 import math
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -313,6 +315,17 @@ def test_a_pool_that_is_told_of_changes_reads_what_changed_and_answers_alike(mon
         assert len(read) == 1
     assert told.next() is None
     assert told.answers() == reading.answers()
+
+
+def test_a_search_that_was_asked_keeps_no_posterior():
+    world = tabulated.World(seed=3)
+    sweep = Sweep(world, world.backbones[0])
+    cell = sweep.next()
+    before = weakref.ref(sweep.pool._known[1])  # it is large, and a sweep may have thousands of cells
+    sweep.tell(cell, sweep.ask(cell))
+    assert sweep.next() != cell
+    gc.collect()
+    assert before() is None
 
 
 def test_an_interrupted_trial_is_no_look():
