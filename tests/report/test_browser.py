@@ -283,3 +283,34 @@ def test_without_scripts_everything_is_there(browser: Any, pages: dict[str, Path
     with opened(browser, pages[kind], java_script_enabled=False) as page:
         assert page.locator("h1").is_visible() and page.locator(".plot svg").first.is_visible()
         assert page.locator("button").count() == 0 and page.locator("table").first.is_visible()
+
+
+EVIL = "</script></style></svg><img src=x onerror='owned=1'><svg onload=\"owned=1\">'\" [a](javascript:owned=1) $x$"
+
+
+def spoilt(value: Any, name: str = "") -> Any:
+    """Return records with something to run in every text that others may have written."""
+    if isinstance(value, dict):
+        return {key: spoilt(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [spoilt(one, name) for one in value]
+    spoils = name in ("name", "encoder", "family", "reason", "command", "sampler", "signature", "commit", "hypotheses")
+    return value + EVIL if spoils and isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_of_others_run_nothing(browser: Any, tmp_path: Path, kind: str) -> None:
+    if kind == KINDS[-1]:
+        shutil.copy(REPORTS / kind / "maps.npz", tmp_path)
+        records = spoilt(json.loads((REPORTS / kind / "redundancy.json").read_text()))
+        (tmp_path / "redundancy.json").write_text(json.dumps(records))
+        render_redundancy(tmp_path)
+    else:
+        render(spoilt(read_results(REPORTS / kind)), tmp_path / "no-store", tmp_path)
+    with opened(browser, tmp_path / "index.html") as page:
+        assert page.evaluate("typeof owned") == "undefined"
+        assert page.locator("img, iframe, [onload], [onerror], a[href^=javascript]").count() == 0
+        assert "onerror='owned=1'>" in page.locator("body").inner_text()  # as text it is there
+        _, at, _ = spot_in(page, "")
+        page.mouse.move(*at)
+        assert page.locator(".tip").is_visible() and page.evaluate("typeof owned") == "undefined"
