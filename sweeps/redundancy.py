@@ -91,7 +91,7 @@ def main(
         from slamlab.sweep import launch
         from slamlab.sweep.command import split
         from slamlab.sweep.maps import MapSettings, collect_maps, make_maps
-        from slamlab.sweep.plan import maps_table
+        from slamlab.sweep.plan_table import maps_table
         from slamlab.sweep.store import Store
 
         torch.set_num_threads(threads)

@@ -26,13 +26,14 @@ def cell_answer(cell: Mapping[str, Any], num_probes: int, tolerance: float) -> s
     if cell_verdict(cell) == "failed":
         reason = str(cell.get("reason") or "no reason was recorded").rstrip(".")
         return f"There is no answer for the {name} decoder in {question}: {reason}."
-    if cell["verdict"] == "none" and num_probes == 0:
+    tried = "1 block was" if num_probes == 1 else f"{num_probes} blocks were"
+    if cell["verdict"] == "none" and (num_probes == 0 or "cut" in cell):
+        healed = f"{tried} tried" if num_probes else "none was healed for it"
         return (
             f"No block of layers is known that the {name} decoder can lose for {question} within the tolerance of "
-            f"{percent(tolerance)}: none was healed for it."
+            f"{percent(tolerance)}: {healed}.{_remark(cell)}"
         )
     if cell["verdict"] == "none":
-        tried = "1 block was" if num_probes == 1 else f"{num_probes} blocks were"
         return (
             f"The {name} decoder can lose no block of layers for {question} within the tolerance of "
             f"{percent(tolerance)}: {tried} tried.{_remark(cell)}"

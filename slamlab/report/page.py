@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from slamlab.errors import StoreError
-from slamlab.report import controls, method, published, scores, tables
+from slamlab.report import controls, costs, method, published, scores, tables
 from slamlab.report.answers import headline, verdict_counts
 from slamlab.report.curves import view_curves
 from slamlab.report.drawing import Image
@@ -43,6 +43,7 @@ def render(results: Mapping[str, Any], store: Path, out: Path) -> None:
         StoreError: The report's folder cannot be written.
     """
     check_results(results, "the records given")
+    costs.check_costs(results, "the records given")
     images: dict[str, Image] = {}
     context = _context(results, store, images)
     files = {
@@ -133,7 +134,7 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
     joint_views = view_joints(joints, cells, anchors, tolerance)
     verdicts = [joint_verdict(joint) for joint in joints] or [cell_verdict(cell) for cell in cells]
     metrics = {cell["metric"] for cell in cells if cell_verdict(cell) != "failed"}
-    shown = ("command", "heal", "versions")
+    shown = ("command", "cost", "heal", "versions")
     return {
         "sweep": sweep,
         "headline": curves.headline
@@ -167,13 +168,14 @@ def _context(results: Mapping[str, Any], store: Path, images: dict[str, Image]) 
         "versions_table": tables.facts_table(sweep["versions"], ("Package", "Version")),
         "signatures": _signatures(cells, stand_ins),
         "failures": _failures(cells, probes, joints),
+        "costs": costs.view_costs(results, cells),
     }
 
 
 def _headline(cells: Sequence[Mapping[str, Any]], answers: Sequence[str], tolerance: float) -> str:
     """Return the answer of a sweep, with what its controls say where it is about several cells."""
     told = headline(cells, answers, tolerance)
-    return told if told in answers else told + controls.headline(cells)
+    return told if told in answers else told + controls.headline(cells) + costs.headline(cells)
 
 
 def _control_column(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

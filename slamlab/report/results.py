@@ -5,16 +5,21 @@ degradations are fractions (0.25 is 25 %), BLEU and chrF run from 0 to 100, laye
 seconds.
 
 Parts that came later are optional, so that older files still render: `sweep.search`, `sweep.scoring`, `rungs`,
-`joints`, `curves`, `control` of an answer, `speed` of a healed model, of a probe `rung`, `repeat`, `se` and
-`p_feasible`, and of any score counts of degenerate answers, another metric's value in `also`, and `num_planned` with
-`stopped_early`: the utterances that a full scoring takes, and why it took fewer, which only a probe may. A probe
-without a rung is a full heal; only a full heal has a verdict. An entry of `curves` names, by method, the blocks that
-the curves of a cell are made of; what they cost is in the probes. A sweep of curves answers nothing: the verdict of its
-cells is `none`.
+`joints`, `curves`, `cost`, `cut` and `control` of an answer, `speed` of a healed model, of a probe `rung`, `repeat`,
+`se` and `p_feasible`, and of any score counts of degenerate answers, another metric's value in `also`, and
+`num_planned` with `stopped_early`: the utterances that a full scoring takes, and why it took fewer, which only a probe
+may. A probe without a rung is a full heal; only a full heal has a verdict. An entry of `curves` names, by method, the
+blocks that the curves of a cell are made of; what they cost is in the probes. A sweep of curves answers nothing: the
+verdict of its cells is `none`.
 
 `control` tells what the same heal does with nothing removed: `receiver`, the layer that was healed, and `splits`,
 which have the control's score as `baseline` and the answer's model compared with it as `pruned` (of a joint answer a
 list of these, one a member); or the `reason` why it was not measured.
+
+`cost` of `sweep` tells what it spent in device-seconds, the price of a device-hour and the budget, null where there is
+none; `cost` of an answer, what this sweep spent on it (`device_seconds`, of which `failed_device_seconds`), what
+other sweeps had computed for it (`found_device_seconds`), its trials and heals. `cut` names the trial that an answer
+would have asked for next, had the budget had room for it.
 
 `speed` stands in a cell's `pruned`, or in a joint answer: runs, each with the unpruned model's time over the healed
 one's in every turn (`ratios`), for so many utterances (`batch_size`) and tokens of each answer (`num_tokens`).

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from slamlab.report import controls, early, scores, tables
+from slamlab.report import controls, costs, early, scores, tables
 from slamlab.report import joints as joint_parts
 from slamlab.report.answers import cell_answer
 from slamlab.report.drawing import Image
@@ -123,7 +123,7 @@ def view_joints(
                 anchor=f"joint-{i:02d}",
                 name=joint_parts.base_of(joint),
                 badge=Badge(joint_verdict(joint)),
-                answer=joint_parts.joint_answer(joint, known, tolerance),
+                answer=joint_parts.joint_answer(joint, known, tolerance) + costs.cut_sentence(joint),
                 members=joint_parts.members_table(joint, known, ids),
                 predicted=joint_parts.predicted(joint),
                 heals=joint_parts.joint_heals_table(joint) if joint["heals"] else None,
@@ -185,7 +185,8 @@ def view_cell(
         name=tables.cell_name(cell),
         badge=Badge(cell_verdict(cell)),
         answer=cell_answer(cell, len({(p["start"], p["depth"]) for p in probes if is_full(p)}), tolerance)
-        + controls.sentence(cell),
+        + controls.sentence(cell)
+        + costs.cut_sentence(cell),
         warning=scores.guards_warning(cell, joint) if answered else "",
         facts=tuple(_facts(cell, probes)),
         scores=scores.scores_table(cell) if answered else None,

@@ -4,6 +4,10 @@ A cell goes from its base through probes to the final scoring of its answer. Cel
 not there yet waits, one whose base failed ends, and neither holds up the others. The searches of one decoder's cells
 learn from each other, so an answer is final only when none of them has anything left to ask. A joint sweep then goes on
 to the block that all cells of a base can lose together. A sweep of curves has no answer, and ends with its probes.
+
+With a budget, what does not fit it is not asked for; where the searches of a decoder's cells want nothing that fits,
+their answers are final as far as the budget goes. This too follows from the ledger: with a larger budget the same sweep
+goes on.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,10 +32,12 @@ from slamlab.search.joint import JointSampler
 from slamlab.search.sampler import BlockSampler
 from slamlab.search.strategies import SamplerOptions, build_sampler
 from slamlab.sweep.bases import base_name, existing_folder
+from slamlab.sweep.budget import Budget, spent_s
 from slamlab.sweep.cells import JOINT, Cell, joint_cell
 from slamlab.sweep.ledger import JUDGED, Attempts, CellLedger, open_ledger
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store
+from slamlab.sweep.timings import Timings
 from slamlab.sweep.turns import Turns
 
 Decoder = tuple[str, str]
@@ -65,11 +72,22 @@ class Campaign:
             self.pools[decoder] = Pool(is_told=True, order=[self.ledgers[cell].study.study_name for cell in cells])
             self._wanted[decoder] = {}
             self._open_searches(decoder)
+        self.budget = Budget(self)
+
+    @cached_property
+    def timings(self) -> Timings:
+        """What trials are expected to take, by what the store has of them."""
+        return Timings(self.settings, self.store.records())
 
     @property
     def finished(self) -> bool:
-        """Whether no trial is left, running or to be started."""
+        """Whether no trial is left that the budget has room for, running or to be started."""
         return not self.running and all(self._next_of(cell) is None for cell in self._turns.order())
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a cell would ask for more, had the budget room for it."""
+        return self.settings.budget_s is not None and any(map(self.cut, self.ledgers))
 
     @property
     def num_settled(self) -> int:
@@ -85,7 +103,7 @@ class Campaign:
 
     def next(self) -> Request | None:
         """Return a trial to start now, of the cells that may have one in their turn; None where all must wait."""
-        training = {base_name(r.cell) for r in self.running if r.kind == "base" and self._must_train(r.cell)}
+        training = {base_name(r.cell) for r in self.running if r.kind == "base" and self.must_train(r.cell)}
         alone = {request.cell for request in self.running if not request.is_probe}
         for cell in self._turns.order():
             if cell in alone:
@@ -111,7 +129,12 @@ class Campaign:
         if request.is_probe:
             alone = self._judge_joint(record) if request.is_joint else self.judge(request.cell, record, "selection")
             judged |= {name: alone[name] for name in JUDGED}  # its verdict is for all evidence to give
-        self.ledgers[request.cell].complete(request, judged)
+        ledger = self.ledgers[request.cell]
+        if all(one["fingerprint"] != record["fingerprint"] for one in ledger.records):
+            self.budget.spend(spent_s(self.settings, record))
+        ledger.complete(request, judged)
+        if self.settings.budget_s is not None:
+            self.timings.add(record)
         if request.kind == "base":
             self._open_searches(_decoder(request.cell))
         self._changed(request)
@@ -120,11 +143,12 @@ class Campaign:
         self.store.send_ledger(self.settings.name)
         return judged
 
-    def fail(self, request: Request, reason: str) -> None:
-        """Note that a trial failed, for a reason."""
+    def fail(self, request: Request, reason: str, device_s: float = 0.0) -> None:
+        """Note that a trial failed, for a reason, after so many device-seconds as far as known."""
         self.running.discard(request)
         self._turns.ended(request)
-        self.ledgers[request.cell].fail(request, redacted(reason))
+        self.ledgers[request.cell].fail(request, redacted(reason), device_s)
+        self.budget.spend(device_s)
         self._changed(request)
 
     def judge(
@@ -181,20 +205,38 @@ class Campaign:
                 self._turns.rest(cell)
         return wanted[cell]
 
+    def cut(self, cell: Cell) -> Request | None:
+        """Return the trial that a cell would ask for next, had the budget room for it; None where it asks for none."""
+        is_member = self.settings.joint and cell.task != JOINT
+        wish = self.look(cell) or (None if is_member else self.to_be_scored(cell))
+        return None if wish is None or self.budget.fits(wish) else wish
+
+    def to_be_scored(self, cell: Cell) -> Request | None:
+        """Return the final scoring, or else the control, that a cell's answer lacks while nothing of the cell runs."""
+        ledger = self.ledgers[cell]
+        return self._final(cell, ledger) or self._control(cell, ledger)
+
     def _work_out(self, cell: Cell) -> Request | None:
-        ledger, is_joint = self.ledgers[cell], cell.task == JOINT
-        base = ledger.singles["base"]
-        if not is_joint and base.record is None:
-            return None if base.failed else Request(kind="base", cell=cell, attempt=len(base.reasons) + 1)
+        is_joint = cell.task == JOINT
         if is_joint and not self._quiet(_decoder(cell)):
             return None
-        if cell not in self.samplers:
-            return None
-        if proposal := self.samplers[cell].suggest(ledger.study):
-            return self._probe(cell, proposal)
+        look = self.look(cell)
+        if look is not None and self.budget.fits(look):
+            return look
         if not self._quiet(_decoder(cell)) or (self.settings.joint and not is_joint):
             return None
-        return self._final(cell, ledger) or self._control(cell, ledger)
+        scoring = self.to_be_scored(cell)
+        return scoring if scoring is not None and self.budget.fits(scoring) else None
+
+    def look(self, cell: Cell) -> Request | None:
+        """Return the base or the probe that a cell wants next, None where its search has nothing left to ask."""
+        if cell in self.samplers:
+            proposal = self.samplers[cell].suggest(self.ledgers[cell].study)
+            return self._probe(cell, proposal) if proposal else None
+        base = self.ledgers[cell].singles["base"]
+        if cell.task == JOINT or base.failed:
+            return None
+        return Request(kind="base", cell=cell, attempt=len(base.reasons) + 1)
 
     def _probe(self, cell: Cell, proposal: Proposal) -> Request:
         """Return a proposal as a request: a block that was healed before is healed from another seed."""
@@ -266,12 +308,8 @@ class Campaign:
     def _look_for_quiet(self, decoder: Decoder) -> bool:
         if any(request.kind in ("base", "probe") and _decoder(request.cell) == decoder for request in self.running):
             return False
-        return all(
-            self.samplers[cell].suggest(self.ledgers[cell].study) is None
-            if cell in self.samplers
-            else self.ledgers[cell].singles["base"].failed
-            for cell in self._turns.rotated(self._of_decoder[decoder])
-        )
+        looks = map(self.look, self._turns.rotated(self._of_decoder[decoder]))
+        return all(look is None or not self.budget.fits(look) for look in looks)
 
     def _open_searches(self, decoder: Decoder) -> None:
         """Build the searches of a decoder's cells whose base is there, and of joint cells all of whose bases are."""
@@ -338,18 +376,22 @@ class Campaign:
         return {name: [one[name] for one in judged] for name in judged[0]}
 
     def _changed(self, request: Request) -> None:
-        """Forget what the cells that a trial tells something about were found to need."""
+        """Forget what the cells that a trial tells something about were found to need; with a budget, what any was."""
+        self.budget.changed()
         cell, decoder = request.cell, _decoder(request.cell)
-        if not request.is_probe and request.kind != "base":  # no search learns from it
+        shared = self.settings.budget_s is not None
+        if not shared and not request.is_probe and request.kind != "base":  # no search learns from it
             self._wanted[decoder].pop(cell, None)
             self._turns.wake([cell])
             return
         self.pools[decoder].changed(self.ledgers[cell].study)
-        self._is_quiet.pop(decoder, None)
-        self._turns.wake(self._wanted[decoder])
-        self._wanted[decoder] = {}
+        for one in list(self._of_decoder) if shared else [decoder]:
+            self._is_quiet.pop(one, None)
+            self._turns.wake(self._wanted[one])
+            self._wanted[one] = {}
 
-    def _must_train(self, cell: Cell) -> bool:
+    def must_train(self, cell: Cell) -> bool:
+        """Say whether the base of a cell is not there yet."""
         return existing_folder(cell, self.settings, self.store) is None
 
 

@@ -30,7 +30,7 @@ PANELS = {
     ),
     "Scoring": ("beams", "resample", "early_stop"),
     "The run": (
-        "plan", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
+        "plan", "max_device_hours", "max_price", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
     ),
 }  # fmt: skip
 """Options by what they are about, as `--help` shows them."""
@@ -96,18 +96,22 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
         name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the job and the options that choose its cells.")] = None,
         plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
-        gpu_price: Annotated[float | None, typer.Option(help="Of a GPU-hour, in any currency: --plan then names a price.", min=0.0)] = None,
+        max_device_hours: Annotated[float | None, typer.Option(help="Budget: GPU-hours (on a CPU: hours of its processes) that this sweep may take over all its runs. What does not fit is not begun; what was found is scored and reported, and a larger budget goes on from there.")] = None,
+        max_price: Annotated[float | None, typer.Option(help="The same budget as a price; takes --gpu-price.")] = None,
+        gpu_price: Annotated[float | None, typer.Option(help="Of a GPU-hour, in any currency: --plan and the report then name prices.")] = None,
     ) -> None:
         # fmt: on
         """Parse, build, run, report."""
         console = make_console()
         with exit_on_user_error():
             command = refuse_credentials(called())
+            from slamlab.report.costs import in_closing
             from slamlab.report.page import render
             from slamlab.report.results import write_results
             from slamlab.search.curve import Curve
             from slamlab.sweep import launch
-            from slamlab.sweep.plan import estimate, table
+            from slamlab.sweep.plan import estimate
+            from slamlab.sweep.plan_table import table
             from slamlab.sweep.store import Store
             from slamlab.zoo.profiles import HEAL_TARGETS
 
@@ -157,15 +161,18 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 scales=scales, encoders=encoders, tasks=tasks, languages=languages, data=data, store=store,
                 model=model, heal=recipe, num_selection=num_selection, num_test=num_test, base=base, tolerance=tolerance, alpha=alpha, seed=seed,
                 joint=joint, control=control, plan=plan, devices=devices, **search, **scoring,
+                max_device_hours=max_device_hours, max_price=max_price, gpu_price=gpu_price,
                 workers=launch.default_workers(chosen, address, devices) if workers is None else workers,
             )  # fmt: skip
             if plan:
-                console.print(table(estimate(settings, Store(settings.store)), gpu_price))
+                console.print(table(estimate(settings, Store(settings.store))))
                 return
             results = launch.sweep(settings, corpus, console, command=command, address=address)
             out = reports / settings.name
             write_results(results, out)
             render(results, Store(settings.store).root, out)
+        for line in in_closing(results):
+            console.print(line, highlight=False)
         console.print(f"Report: {out / 'index.html'}", highlight=False)
         if not results["sweep"]["finished"]:
             raise typer.Exit(130)  # as after any interruption, so that a script notices

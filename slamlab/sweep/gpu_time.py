@@ -34,7 +34,7 @@ LONGEST_ANSWERS = 2.0
 
 
 def gpu_seconds(settings: Settings, cell: Cell) -> dict[str, float]:
-    """Return the GPU-seconds of a cell's trials by kind.
+    """Return the GPU-seconds of a cell's trials by kind, and of a probe's heal alone.
 
     Args:
         settings: Gives steps, batches, and the numbers of utterances that are scored.
@@ -43,7 +43,7 @@ def gpu_seconds(settings: Settings, cell: Cell) -> dict[str, float]:
     heal = settings.heal_recipe(cell).train
     selection_s, test_s = (_decoding_s(settings, cell, num) for num in (settings.num_selection, settings.num_test))
     heal_s = _training_s(cell, heal.num_steps * heal.batch_size)
-    return {"base": selection_s + test_s, "probe": heal_s + selection_s, "final": test_s}
+    return {"base": selection_s + test_s, "probe": heal_s + selection_s, "final": test_s, "heal": heal_s}
 
 
 def base_gpu_s(settings: Settings, cell: Cell) -> float:

@@ -20,6 +20,7 @@ from slamlab.sweep.cells import Cell, make_cells
 from slamlab.sweep.cluster import largest
 from slamlab.sweep.device import memory_bytes, zero_plan
 from slamlab.sweep.plan import clock, estimate
+from slamlab.sweep.plan_table import budget_in_words
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
@@ -248,19 +249,23 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
     store = Store(settings.store)
     with _alone(store, settings.name):
         campaign = Campaign(settings, store)
-        expected = estimate(settings, store)
+        expected = estimate(settings, store, campaign)
         if campaign.finished:  # needs no room
-            console.print("Every trial of this sweep is in the store: nothing to compute.")
+            left = "nothing more fits the budget" if campaign.is_cut else "nothing to compute"
+            every = "What the budget allows" if campaign.is_cut else "Every trial"
+            console.print(f"{every} of this sweep is in the store: {left}.")
         else:
             check_assets(settings)
             store.open(MIN_FREE_BYTES + round(expected.disk_bytes))
             cells = f"{len(settings.cells)} cell{'s' * (len(settings.cells) > 1)}"
             duration = f", about {clock(expected.wall_s)} of work" if expected.wall_s else ""
             console.print(
-                f"{cells}, about {expected.num_expected:.0f} trials (at most {expected.max_trials}){duration}, "
-                f"{campaign.num_settled} of them in the store; {settings.workers} at a time.",
+                f"{cells}, about {expected.num_expected:.0f} trials to run (at most {expected.max_trials}){duration}, "
+                f"{campaign.num_settled} in the store; {settings.workers} at a time.",
                 highlight=False,
             )
+            for told in budget_in_words(expected):
+                console.print(told, highlight=False)
             if settings.devices > 1:
                 recipes = [settings.heal_recipe(cell).train for cell in settings.cells]
                 stage = " and ".join(map(str, sorted({recipe.zero_stage for recipe in recipes})))
@@ -270,7 +275,8 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
 
             start_ray(address)
             await_nodes(settings, address, lambda line: console.print(line, highlight=False), settings.devices)
-            run(campaign, Watcher(console, expected.num_expected, campaign.num_settled))
+            whole = campaign.num_settled + expected.num_expected
+            run(campaign, Watcher(console, whole, campaign.num_settled))
             if not campaign.finished:
                 console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")
         store.send_ledger(settings.name, now=True)

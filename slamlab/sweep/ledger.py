@@ -84,6 +84,18 @@ class CellLedger:
         self.singles = {kind: _read_single(kept.attrs, kind, store) for kind in SINGLES}
         self.probes: dict[Key, Attempts] = {}
         self._take_up(kept.trials, store)
+        replaced = map(store.read_record, kept.attrs.get("replaced", ()))
+        self._replaced = [record for record in replaced if record is not None]
+        self._failed_singles_s: float = kept.attrs.get("failed_device_s", 0.0)
+        of_probes = (trial.user_attrs.get("failed_device_s", 0.0) for trial in kept.trials)
+        self.failed_device_s = self._failed_singles_s + sum(of_probes)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all finished trials, those of answers that a better one has replaced among them."""
+        attempts = (*self.singles.values(), *self.probes.values())
+        found = [*self._replaced, *(one.record for one in attempts if one.record is not None)]
+        return list({record["fingerprint"]: record for record in found}.values())
 
     def attempts(self, request: Request) -> Attempts:
         """Return what is known about the trial that a request describes."""
@@ -116,6 +128,9 @@ class CellLedger:
         """Note that a trial ended with a record, which the store has."""
         if not request.is_probe:
             kind = _single(request)
+            if (before := self.singles[kind].record) is not None:
+                self._replaced.append(before)
+                self._file.set_attr(self._id, "replaced", [one["fingerprint"] for one in self._replaced])
             self._file.set_attr(self._id, kind, record["fingerprint"])
             self.singles[kind] = Attempts(record=dict(record), reasons=self.singles[kind].reasons)
             return
@@ -130,15 +145,21 @@ class CellLedger:
         self._keep(trial)
         self.probes.setdefault(_key_of(request), Attempts()).record = dict(record)
 
-    def fail(self, request: Request, reason: str) -> None:
-        """Note that a trial failed, for a reason."""
+    def fail(self, request: Request, reason: str, device_s: float = 0.0) -> None:
+        """Note that a trial failed, for a reason, after so many device-seconds as far as known."""
+        self.failed_device_s += device_s
         if not request.is_probe:
             kind = _single(request)
             self.singles[kind].reasons.append(reason)
             self._file.set_attr(self._id, f"{kind}_failures", self.singles[kind].reasons)
+            if device_s:
+                self._failed_singles_s += device_s
+                self._file.set_attr(self._id, "failed_device_s", self._failed_singles_s)
             return
         trial = self._running.pop(request)
         trial.set_user_attr("reason", reason)
+        if device_s:
+            trial.set_user_attr("failed_device_s", device_s)
         self.study.tell(trial, state=TrialState.FAIL)
         self._keep(trial)
         self.probes.setdefault(_key_of(request), Attempts()).reasons.append(reason)

@@ -250,11 +250,13 @@ class Outcome:
         record: What the trial found.
         reason: Why there is no record, in a sentence.
         details: The traceback of what nobody foresaw.
+        device_seconds: What a trial without a record took, as far as known.
     """
 
     record: dict[str, Any] | None = None
     reason: str = ""
     details: str = ""
+    device_seconds: float = 0.0
 
 
 WORKER_LOST = Outcome(reason="the worker died (out of memory, or its node was lost)")
@@ -293,16 +295,20 @@ class TrialRunner(tune.Trainable):
         except StopIteration as end:
             return {"done": True, "outcome": Outcome(record=end.value)}
         except SlamlabError as error:
-            return {"done": True, "outcome": Outcome(reason=str(error))}
+            return {"done": True, "outcome": Outcome(reason=str(error), device_seconds=self._spent())}
         except Exception as error:
             # One bad cell never stops the others: whatever went wrong is this trial's failure, told in full.
             reason = f"{type(error).__name__}: {error}"
-            return {"done": True, "outcome": Outcome(reason=reason, details=traceback.format_exc())}
+            told = Outcome(reason=reason, details=traceback.format_exc(), device_seconds=self._spent())
+            return {"done": True, "outcome": told}
         return {"done": False, "progress": progress}
 
     def cleanup(self) -> None:
         """Let go of a trial that Tune stopped."""
         self._steps.close()
+
+    def _spent(self) -> float:
+        return self._bench.spent_device_s() if self._bench else 0.0
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._steps = self._run(Request.from_dict(config["request"]))
@@ -449,7 +455,7 @@ class CampaignSearcher(Searcher):
         if outcome.record is not None:
             self._watcher.completed(request, self._campaign.complete(request, outcome.record))
         else:
-            self._campaign.fail(request, outcome.reason)
+            self._campaign.fail(request, outcome.reason, outcome.device_seconds)
             self._watcher.failed(request, outcome.reason, outcome.details)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from slamlab.search.frontier import Pool
 from slamlab.search.joint import JointSampler
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import JOINT, Cell
+from slamlab.sweep.costs import cost_of, cost_of_sweep, why_not_run
 from slamlab.sweep.evaluate import NUM_LOOKS
 from slamlab.sweep.ledger import Attempts
 from slamlab.sweep.settings import Settings
@@ -83,13 +84,14 @@ def collect(campaign: Campaign, *, command: str, corpus_name: str, problems: Ite
             "commit": commit(),
             "versions": versions(),
             "finished": campaign.finished,
+            "cost": cost_of_sweep(campaign),
             "num_trials": sum((one.record is not None) + len(one.reasons) for one in attempts),
             "num_failed": sum(one.failed for one in attempts),
         },
-        "cells": [_cell(campaign, cell) for cell in settings.cells],
+        "cells": [_cell(campaign, cell) | cost_of(campaign, cell) for cell in settings.cells],
         "probes": [probe for cell in settings.cells for probe in _probes(campaign, cell)],
         "rungs": [found for decoder, pool in campaign.pools.items() for found in _rungs(campaign, decoder, pool)],
-        "joints": [_joint(campaign, joint) for joint in campaign.joints],
+        "joints": [_joint(campaign, joint) | cost_of(campaign, joint) for joint in campaign.joints],
         "curves": [_curve(campaign, cell) for cell in settings.cells] if settings.curve else [],
     }
 
@@ -149,7 +151,7 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     ledger = campaign.ledgers[cell]
     base, final = ledger.singles["base"], ledger.singles["final"]
     if base.record is None:
-        reasons = "; then: ".join(base.reasons) or "not run"
+        reasons = "; then: ".join(base.reasons) or why_not_run(campaign, cell)
         return {
             **cell.as_dict(),
             **dict.fromkeys(("num_layers", "start", "metric", "baseline", "pruned")),
@@ -170,7 +172,8 @@ def _cell(campaign: Campaign, cell: Cell) -> dict[str, Any]:
     verdict: str = best.verdict
     reason: str | None = None
     if probe is not None and "test" not in pruned:
-        verdict, reason = "undecided", "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
+        why = "; then: ".join(final.reasons) or why_not_run(campaign, cell)
+        verdict, reason = "undecided", f"not scored on the test split: {why}"
     elif probe is not None and pruned["test"]["verdict"] != "feasible":
         # Chosen on the selection split; an honest second look disagrees, so nothing is promised.
         verdict = "undecided"
@@ -231,7 +234,7 @@ def _control(campaign: Campaign, cell: Cell, final: dict[str, Any] | None, membe
     control = campaign.control_of(cell, final)
     if control is None:
         reasons = campaign.ledgers[cell].singles["control"].reasons
-        return {"control": {"reason": "; then: ".join(reasons) or "not run"}}
+        return {"control": {"reason": "; then: ".join(reasons) or why_not_run(campaign, cell)}}
     compared = []
     for member in members:
         healed, pruned = (
@@ -355,7 +358,10 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
     }
     sampler = campaign.samplers.get(joint)
     if not isinstance(sampler, JointSampler):
-        return {**answer, "verdict": "failed", "reason": "the unpruned model of a member was not scored"}
+        reason = "the unpruned model of a member was not scored"
+        if any(map(campaign.cut, members)):
+            reason += f": {why_not_run(campaign, members[-1])}"
+        return {**answer, "verdict": "failed", "reason": reason}
     base = campaign.ledgers[members[0]].singles["base"].record
     answer["num_layers"] = base["num_layers"] if base else None
     predicted, best = sampler.prediction(), sampler.recommend(ledger.study)
@@ -371,7 +377,7 @@ def _joint(campaign: Campaign, joint: Cell) -> dict[str, Any]:
     final = ledger.singles["final"]
     probe = campaign.best_probe(joint, best)
     if final.record is None or probe is None or not _is_of(final.record, probe):
-        reason = "not scored on the test split: " + ("; then: ".join(final.reasons) or "not run")
+        reason = "not scored on the test split: " + ("; then: ".join(final.reasons) or why_not_run(campaign, joint))
         return {**answer, "verdict": "undecided", "reason": reason}
     answer |= {name: final.record[name] for name in ("checkpoint", "num_parameters")} | _speed(final.record)
     answer["tests"] = [

@@ -60,6 +60,9 @@ class Settings:
         resample: What the bootstrap draws: `utterance` or `speaker`.
         early_stop: Chance accepted that a probe's scoring stops although the whole selection split would tell
             otherwise; 0 to score every utterance.
+        max_device_hours: Device-hours that the sweep may take, None for any number; see :mod:`slamlab.sweep.budget`.
+        max_price: The same as a price, in the currency of `gpu_price`.
+        gpu_price: Of a device-hour.
     """
 
     name: str
@@ -89,6 +92,9 @@ class Settings:
     num_beams: int = 1
     resample: Literal["utterance", "speaker"] = "utterance"
     early_stop: float = EARLY_STOP
+    max_device_hours: float | None = None
+    max_price: float | None = None
+    gpu_price: float | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(?!\.+$)[\w.][\w.-]*", self.name):  # it names a file: neither . nor ..
@@ -129,6 +135,17 @@ class Settings:
                 self.early_stop,
                 f"pass for example --early-stop {EARLY_STOP}, or 0 to score every utterance",
             )
+        for option in ("max_device_hours", "max_price", "gpu_price"):
+            value = getattr(self, option)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                option = "--" + option.replace("_", "-")
+                raise OptionError(f"{option} is 0 or more", value, "pass a larger number, or leave it out")
+        if self.max_price is not None and not self.gpu_price:
+            raise OptionError(
+                "a budget as a price needs the price of a device-hour, above 0",
+                f"--max-price {self.max_price:g} {'alone' if self.gpu_price is None else 'at a price of 0'}",
+                "pass for example --gpu-price 2.50, or give the budget as --max-device-hours",
+            )
         for rung in self.rungs:
             if rung not in RUNGS:
                 raise OptionError(f"a rung is one of {', '.join(RUNGS)}", rung, "choose among them")
@@ -148,6 +165,14 @@ class Settings:
                 )
             if self.curve:
                 self.curve.depths_of(find_decoder(cell.family, cell.scale).num_layers)
+
+    @property
+    def budget_s(self) -> float | None:
+        """Device-seconds that the sweep may take, by the stricter of its budgets; None where it has none."""
+        hours = [] if self.max_device_hours is None else [self.max_device_hours]
+        if self.max_price is not None and self.gpu_price:
+            hours.append(self.max_price / self.gpu_price)
+        return 3600 * min(hours) if hours else None
 
     def recipes(self) -> Profile:
         """Return the profile."""

@@ -72,7 +72,7 @@ class Bench(Healer):
         record = yield from self._telling(run(request))
         if "wall_seconds" not in record:  # else it was read, not computed
             record["wall_seconds"], record["device_seconds"] = self._clock.read()
-            record["device"] = device_name()
+            record["device"], record["sweep"] = device_name(), self.settings.name  # whose budget it was
             self.store.write_record(record)
         return record
 
@@ -100,6 +100,10 @@ class Bench(Healer):
 
     def _restart_clock(self) -> None:
         self._clock = Clock()
+
+    def spent_device_s(self) -> float:
+        """Return the device-seconds that the trial at hand has taken so far."""
+        return self._clock.read()[1]
 
     def _run_base(self, request: Request) -> Steps:
         """Get the unpruned model, score it on every split, and map its redundancy."""

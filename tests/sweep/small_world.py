@@ -28,7 +28,7 @@ from slamlab.sweep.cells import Cell
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store, fingerprint
-from slamlab.zoo.profiles import RUNGS
+from slamlab.zoo.profiles import RUNGS, as_json
 
 SPLITS = ("selection", "test", "test-voices")
 NUM_UTTERANCES = 40
@@ -82,6 +82,7 @@ class World:
         failures: How often a trial fails before it succeeds, by (kind, cell, depth).
         training: Share of a base's errors that a heal with nothing removed leaves.
         timed: Whether finals tell how fast their models are, which older ones do not.
+        failed_s: Device-seconds of an attempt that fails.
     """
 
     def __init__(
@@ -97,11 +98,12 @@ class World:
         failures: Mapping[tuple[str, Cell, int], int] | None = None,
         training: float = 1.0,
         timed: bool = True,
+        failed_s: float = 0.0,
     ) -> None:
         self.settings, self.store = settings, Store(settings.store)
         self.edges, self.num_layers, self.harm, self.base_rate = edges, num_layers, harm, base_rate
         self.test_edges, self.steepness, self.training = test_edges or edges, steepness, training
-        self.failures, self.timed = dict(failures or {}), timed
+        self.failures, self.timed, self.failed_s = dict(failures or {}), timed, failed_s
         self.computed: list[Request] = []
         self.trained: list[Request] = []
 
@@ -133,6 +135,7 @@ class World:
             "device": "cpu",
             "device_seconds": seconds,
             "wall_seconds": seconds,
+            "sweep": self.settings.name,
         }
         if request.is_joint:
             record["members"] = [one.as_dict() for one in self._members(request)]
@@ -161,9 +164,18 @@ class World:
             "rung": request.rung,
             "repeat": 0 if request.rung == "unhealed" else request.repeat,
             "seed": self.settings.seed,
-            "heal": dict(self.settings.heal),
+            "heal": self._recipe(request),
         }
         return json.loads(json.dumps(facts))
+
+    def _recipe(self, request: Request) -> dict[str, Any] | None:
+        """Return how a trial heals, told as real facts do."""
+        members = self._members(request)
+        recipe = RUNGS[request.rung].heal_recipe(self.settings.heal_recipe(members[0]))
+        if recipe is None or request.kind == "base":
+            return None
+        num_steps = recipe.train.num_steps * len(members)
+        return as_json(replace(recipe, train=replace(recipe.train, num_steps=num_steps)))
 
     @staticmethod
     def _splits(kind: str) -> tuple[str, ...]:
@@ -255,7 +267,7 @@ def events(campaign: Campaign, world: World, workers: int = 1, order: int | None
         try:
             record = world.run(request)
         except TrialFailed as failure:
-            campaign.fail(request, str(failure))
+            campaign.fail(request, str(failure), world.failed_s)
             yield f"{request.kind} failed"
         else:
             yield f"{request.kind} is in the store"

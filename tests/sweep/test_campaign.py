@@ -380,7 +380,7 @@ def test_a_control_asked_for_later_is_all_that_is_computed(make_settings, alone)
     world = World(again, EDGES)
     after = drive(again, world)
     assert [(one.kind, one.cell, one.start) for one in world.computed] == [("control", EN, 6), ("control", DE, 3)]
-    changed = ("control", "device_seconds", "wall_seconds")
+    changed = ("control", "cost", "device_seconds", "wall_seconds")
     told, without = (
         [{name: value for name, value in one.items() if name not in changed} for one in results_of(campaign)["cells"]]
         for campaign in (after, before)

@@ -22,6 +22,17 @@ CELL = Cell(family="qwen", scale="mini", encoder="whisper-base", task="asr", lan
         ({"alpha": float("nan")}, "alpha lies between 0 and 0.5, got nan: "),
         ({"seed": -1}, "the seed is 0 or more, got -1: "),
         ({"workers": 0}, "at least 1 trial runs at a time, got 0: pass --workers 1 or more."),
+        ({"max_device_hours": -1.0}, "--max-device-hours is 0 or more, got -1.0: "),
+        ({"max_device_hours": float("nan")}, "--max-device-hours is 0 or more, got nan: "),
+        ({"gpu_price": -2.5}, "--gpu-price is 0 or more, got -2.5: "),
+        (
+            {"max_price": 10.0},
+            "a budget as a price needs the price of a device-hour, above 0, got --max-price 10 alone: ",
+        ),
+        (
+            {"max_price": 10.0, "gpu_price": 0.0},
+            "got --max-price 10 at a price of 0: pass for example --gpu-price 2.50",
+        ),
         ({"num_selection": 1}, "at least 2 utterances are scored, got 1: "),
         ({"num_test": 0}, "at least 2 utterances are scored, got 0: "),
         ({"name": "a/b"}, "a name has letters, digits, dots and dashes, got 'a/b': pass another --name."),
