@@ -73,8 +73,9 @@ def test_an_exported_winner_is_heard_without_naming_its_language(run, world, rec
     assert heard.stdout.splitlines() == expected
     assert heard.stderr == ""
     told = run("translate", "--model", "one", "--language", "de", "--json", recordings[0])
+    assert told.stderr == "note: one was healed for asr, not for st.\n"
     line = json.loads(told.stdout)
-    assert (line["file"], line["task"], line["language"]) == (recordings[0], "st", "de")
+    assert (line["file"], line["task"], line["language"], line["target_language"]) == (recordings[0], "st", "de", "en")
     (segment,) = line["segments"]
     assert segment["start_s"] == 0 < segment["end_s"]
     assert segment["text"] == line["text"]
@@ -106,7 +107,9 @@ def test_a_report_gives_a_folder_for_each_answer_and_nothing_is_written_over(run
         (("transcribe", "--model", str(BASE), "--language", "en", "--device", "tpu9", "a.wav"), "tpu9"),
         (("transcribe", "--model", str(BASE), "--language", "en", "--device", "cuda:77", "a.wav"), "cuda:77"),
         (("transcribe", "--model", str(BASE), "--language", "en", "--beams", "0", "a.wav"), "1 or more"),
-        (("translate", "--model", str(BASE), "--language", "de", "--to", "fr", "a.wav"), "--to fr"),
+        (("translate", "--model", str(BASE), "--language", "de", "--to", "fr", "a.wav"), "English (en) alone, got fr"),
+        (("translate", "--model", str(BASE), "--language", "de", "--to", "French", "a.wav"), "write fr for French"),
+        (("translate", "--model", str(BASE), "--language", "en", "a.wav"), "than the one spoken, got en"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(run, world, arguments, text):

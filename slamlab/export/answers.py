@@ -11,6 +11,7 @@ from typing import Any
 
 from slamlab.errors import DataError, OptionError, StoreError, UserError
 from slamlab.model.slam import CONFIG_FILE
+from slamlab.zoo.towers import is_speechllm
 
 RESULTS_FILE = "results.json"
 SPLITS = {"selection": "selection", "test": "test", "test-voices": "test_voices"}
@@ -52,7 +53,7 @@ def read_answers(source: Path, store: Path, cell: str = "") -> list[Answer]:
         OptionError: No cell has this name, or several have, or it has no model.
         StoreError: The store lacks a checkpoint.
     """
-    if (source / CONFIG_FILE).is_file():
+    if _is_model(source):
         if cell:
             rule = "--cell chooses from a report"
             raise OptionError(rule, f"--cell {cell!r} with a checkpoint", "leave it out")
@@ -61,14 +62,16 @@ def read_answers(source: Path, store: Path, cell: str = "") -> list[Answer]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         told = [*results["cells"], *results.get("joints", [])]
-        entries = [(" ".join(str(one[part]) for part in _IDENTITY), one) for one in told]
+        entries = [(_name(one), one) for one in told]
         if cell:
             entries = [_only(entries, cell)]
         answers = [_answer(name, one, results, store) for name, one in entries if _checkpoint(one)]
     except UserError:  # a ValueError too
         raise
     except OSError:
-        rule = f"what is exported is a report's folder, with {RESULTS_FILE}, or a model's, with {CONFIG_FILE}"
+        rule = (
+            f"what is exported is a report's folder (with {RESULTS_FILE}), a model's ({CONFIG_FILE}) or a SpeechLLM's"
+        )
         raise DataError(rule, source, "give the folder that a sweep wrote") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         received = f"{path} ({type(error).__name__}: {error})"
@@ -78,6 +81,18 @@ def read_answers(source: Path, store: Path, cell: str = "") -> list[Answer]:
         rule, remedy = "a model to export was healed and scored on the test split", "finish the sweep, or allow it more"
         raise DataError(rule, f"none in {path} ({why or 'no cells'})", remedy)
     return answers
+
+
+def _is_model(folder: Path) -> bool:
+    """Say whether a folder is that of a SLAM model, or of a SpeechLLM of `transformers`."""
+    return (folder / CONFIG_FILE).is_file() or is_speechllm(folder)
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    """Name a cell or joint answer; that of a SpeechLLM by the last part of where it came from, said once."""
+    if one["family"] == one["encoder"]:
+        return " ".join((Path(one["family"]).name, one["task"], one["language"]))
+    return " ".join(str(one[part]) for part in _IDENTITY)
 
 
 def _only(entries: list[tuple[str, dict[str, Any]]], cell: str) -> tuple[str, dict[str, Any]]:
@@ -103,7 +118,7 @@ def _checkpoint(one: Mapping[str, Any]) -> str | None:
 
 def _answer(name: str, one: dict[str, Any], results: Mapping[str, Any], store: Path) -> Answer:
     folder = (store / str(_checkpoint(one))).resolve()
-    if not (folder.is_relative_to(store.resolve()) and (folder / CONFIG_FILE).is_file()):
+    if not (folder.is_relative_to(store.resolve()) and _is_model(folder)):
         rule = f"the checkpoint of {name!r} lies in the store"
         raise StoreError(rule, f"no model in {folder}", "pass --store with the sweep's own, or run the sweep again")
     if "members" in one:

@@ -46,6 +46,8 @@ def card_facts(
     spec = DECODERS.get((config.family, config.scale))  # None of a decoder by hub id or folder
     decoder = config.family if spec is None else spec.hub_id
     encoder = ENCODERS[config.encoder].hub_id if config.encoder in ENCODERS else config.encoder
+    if written["architecture"]:  # a SpeechLLM, of which decoder and encoder are parts
+        decoder = encoder
     origin = (found.get("base") or {}).get("origin")
     removed = None
     if found:
@@ -56,7 +58,7 @@ def card_facts(
         "encoder": config.encoder,
         "decoder": decoder,
         "base": found.get("base"),
-        "base_model": _hub_ids(decoder, encoder),
+        "base_model": _hub_ids(*dict.fromkeys((decoder, encoder))),
         "license": _license(decoder, origin, base),
         "languages": sorted({question["language"] for question in answer.questions}),
         "tasks": sorted({question["task"] for question in answer.questions}),
@@ -71,7 +73,7 @@ def card_facts(
         "tolerance": sweep.get("tolerance"),
         "alpha": sweep.get("alpha"),
         "corpus": sweep.get("corpus"),
-        "heal": (sweep.get("heal") or {}).get(config.scale),
+        "heal": (sweep.get("heal") or {}).get(found.get("scale", config.scale)),
         "profile": sweep.get("profile"),
         "seed": sweep.get("seed"),
         "commit": sweep.get("commit"),
@@ -117,6 +119,8 @@ def _flat(text: object) -> Markup:
 
 def _title(facts: Mapping[str, Any]) -> str:
     name, removed = f"{facts['family']}-{facts['scale']} on {facts['encoder']}", facts["removed"]
+    if facts["written"]["architecture"]:
+        name = facts["scale"]
     return f"{name} without {removed['depth']} of {removed['num_layers']} decoder layers" if removed else name
 
 
@@ -138,6 +142,7 @@ def _front_matter(facts: Mapping[str, Any]) -> ModelCardData:
     written_in = {"en"} if "st" in facts["tasks"] else set()
     return ModelCardData(
         model_name=" ".join(_title(facts).split()),
+        library_name="transformers" if facts["written"]["architecture"] else None,
         base_model=facts["base_model"] or None,
         license="unknown" if facts["license"] == UNKNOWN_LICENSE else facts["license"],
         language=sorted(written_in.union(facts["languages"]) & LANGUAGES.keys()) or None,

@@ -13,6 +13,7 @@ from slamlab.export.card import CARD_FILE, README_FILE, card_facts, render_card
 from slamlab.export.folder import whole_folder, write_checked
 from slamlab.export.measure import measure
 from slamlab.model.slam import CONFIG_FILE, SlamConfig
+from slamlab.model.speechllm import SPEECHLLM_FILE
 from slamlab.zoo.profiles import Precision
 
 MEASUREMENTS_FILE = "measurements.json"
@@ -28,6 +29,7 @@ def export(
     max_shard_size: str = "2GB",
     base: Path | None = None,
     measured: bool = True,
+    with_decoder: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Export a model: afterwards `out` is whole, or as it was.
@@ -41,6 +43,7 @@ def export(
         max_shard_size: Largest file of the decoder's weights, such as `500MB`.
         base: Folder of the unpruned model, which measuring needs.
         measured: Whether to measure.
+        with_decoder: Whether a SpeechLLM's decoder is also written by itself.
         say: Takes a line of progress.
 
     Raises:
@@ -51,17 +54,30 @@ def export(
     with whole_folder(out) as draft:
         say(f"write {answer.checkpoint} and check it")
         written = write_checked(
-            answer.checkpoint, draft, precision=precision, max_shard_size=max_shard_size, cache=cache
+            answer.checkpoint,
+            draft,
+            precision=precision,
+            max_shard_size=max_shard_size,
+            cache=cache,
+            with_decoder=with_decoder,
         )
         found: dict[str, Any] | None = None
         if measured and base is not None:
             say(f"measure it beside {base}")
             with tempfile.TemporaryDirectory(dir=out.parent, prefix=".draft-") as unpruned:
                 dtype: Precision = "bf16" if written["dtype"] == "bfloat16" else "fp32"
-                write_checked(base, Path(unpruned), precision=dtype, max_shard_size=max_shard_size, cache=cache)
+                write_checked(
+                    base,
+                    Path(unpruned),
+                    precision=dtype,
+                    max_shard_size=max_shard_size,
+                    cache=cache,
+                    with_decoder=False,
+                )
                 found = measure(Path(unpruned), draft, cache)
             _write_json(draft / MEASUREMENTS_FILE, found)
-        config = SlamConfig(**json.loads((draft / CONFIG_FILE).read_text(encoding="utf-8")))
+        names = draft / (SPEECHLLM_FILE if written["architecture"] else CONFIG_FILE)
+        config = SlamConfig(**json.loads(names.read_text(encoding="utf-8")))
         facts = card_facts(answer, config, written, command=command, base=base)
         _write_json(draft / CARD_FILE, facts)
         (draft / README_FILE).write_text(render_card(facts, found), encoding="utf-8")

@@ -1,7 +1,8 @@
 """A model as a self-contained folder: written whole or not at all, and loaded again before anybody relies on it.
 
-What is checked are logits, of the model and of its decoder alone, on fixed random inputs: they are equal bit for bit
-to those of the model that was written; where the type of the weights was changed, those of the checkpoint differ from
+What is checked are logits, of the model and of its decoder alone, on fixed random inputs, and of a SpeechLLM of
+`transformers` those of the stock wrapper on fixed noise, through tower and processor: they are equal bit for bit to
+those of the model that was written; where the type of the weights was changed, those of the checkpoint differ from
 them by rounding, and by no more than a tolerance.
 """
 
@@ -21,7 +22,9 @@ from safetensors import SafetensorError
 from slamlab.data.batching import Prompt
 from slamlab.errors import ModelError, OptionError, StoreError
 from slamlab.model.slam import DECODER_FOLDER, SlamModel, left_pad, load
+from slamlab.model.speechllm import SpeechLLM
 from slamlab.zoo.profiles import Precision
+from slamlab.zoo.towers import audio_inputs, extractor_of, is_speechllm, load_processor
 
 ADAPTER_FILE = "adapter_config.json"
 TOLERANCE = 0.05
@@ -44,7 +47,12 @@ def check_shard_size(size: str) -> None:
 
 
 def check_merged(checkpoint: Path) -> None:
-    """Raise a :class:`ModelError` where a checkpoint has an adapter that is not merged into its weights."""
+    """Raise a :class:`ModelError` where a checkpoint has an adapter that is not merged into its weights.
+
+    That of a published SpeechLLM is part of it, and merged when it is loaded.
+    """
+    if is_speechllm(checkpoint):
+        return
     for folder in (checkpoint, checkpoint / DECODER_FOLDER):
         if (folder / ADAPTER_FILE).exists():
             raise ModelError(
@@ -80,20 +88,28 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def write_checked(
-    checkpoint: Path, folder: Path, *, precision: Precision | None, max_shard_size: str, cache: Path
+    checkpoint: Path,
+    folder: Path,
+    *,
+    precision: Precision | None,
+    max_shard_size: str,
+    cache: Path,
+    with_decoder: bool = True,
 ) -> dict[str, Any]:
     """Write a checkpoint's model into a folder, load it from there, and compare.
 
     Args:
-        checkpoint: Folder of a SLAM model.
-        folder: Where `decoder/`, `projector.safetensors` and `slam.json` go; it exists.
+        checkpoint: Folder of a SLAM model or of a SpeechLLM.
+        folder: Where `decoder/`, `projector.safetensors` and `slam.json` go, or the SpeechLLM; it exists.
         precision: Of the weights that are written; None for that of the checkpoint.
-        max_shard_size: Largest file of the decoder's weights, as `transformers` writes it.
+        max_shard_size: Largest file of the weights, as `transformers` writes it.
         cache: Where decoders had by name are kept.
+        with_decoder: Whether the decoder of a SpeechLLM, which is inside of it, also goes to `decoder/` by itself.
 
     Returns:
-        What is known of the folder: `dtype`, `num_layers`, `num_parameters`, `weight_bytes` (of its safetensors), and
-        `logits_distance`, 0 where the type is the checkpoint's.
+        What is known of the folder: `dtype`, `num_layers`, `num_parameters` (of decoder and projector), `weight_bytes`
+        (see :func:`weight_bytes`), `decoder_bytes` (of those in `decoder/`, 0 where there are none), `architecture`
+        (the class of a SpeechLLM, else None), and `logits_distance`, 0 where the type is the checkpoint's.
 
     Raises:
         AssetError: The checkpoint cannot be loaded.
@@ -112,20 +128,39 @@ def write_checked(
             f"a change of type moves logits by no more than {TOLERANCE:.0%}", f"{changed:.1%}", "keep the type it has"
         )
     alone = decoder_logits(model.decoder)
-    model.save(folder, with_decoder=False)
-    model.decoder.save_pretrained(folder / DECODER_FOLDER, max_shard_size=max_shard_size)
-    model.tokenizer.save_pretrained(folder / DECODER_FOLDER)
+    heard = architecture = None
+    if isinstance(model, SpeechLLM):
+        wrapper = model.save(folder, max_shard_size=max_shard_size)
+        heard, architecture = wrapper_logits(wrapper, model.processor), type(wrapper).__name__
+        del wrapper
+    else:
+        model.save(folder, with_decoder=False)
+        with_decoder = True  # it has no other
+    if with_decoder:
+        model.decoder.save_pretrained(folder / DECODER_FOLDER, max_shard_size=max_shard_size)
+        model.tokenizer.save_pretrained(folder / DECODER_FOLDER)
     known = {
+        "architecture": architecture,
         "dtype": str(model.dtype).removeprefix("torch."),
         "num_layers": model.decoder.config.get_text_config().num_hidden_layers,
         "num_parameters": model.num_parameters(),
-        "weight_bytes": sum(path.stat().st_size for path in folder.rglob("*.safetensors")),
+        "weight_bytes": weight_bytes(folder),
+        "decoder_bytes": sum(path.stat().st_size for path in (folder / DECODER_FOLDER).glob("*.safetensors")),
         "logits_distance": changed,
     }
     del model  # a large one need not be in memory twice
     _compare(written, logits(load(folder)), "slamlab.load")
-    _compare(alone, decoder_logits(plain_decoder(folder)), "transformers' AutoModelForCausalLM")
+    if heard is not None:
+        _compare(heard, wrapper_logits(plain_wrapper(folder), load_processor(folder)), f"transformers' {architecture}")
+    if with_decoder:
+        _compare(alone, decoder_logits(plain_decoder(folder)), "transformers' AutoModelForCausalLM")
     return known
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the size of a model's weights in its folder: of a SpeechLLM without a second copy of its decoder."""
+    parts = [folder] if is_speechllm(folder) else [folder, folder / DECODER_FOLDER]
+    return sum(path.stat().st_size for part in parts for path in part.glob("*.safetensors"))
 
 
 def plain_decoder(folder: Path) -> Any:
@@ -136,6 +171,24 @@ def plain_decoder(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
     ).eval()
+
+
+def plain_wrapper(folder: Path) -> Any:
+    """Return a SpeechLLM as `transformers` alone loads it."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM.from_pretrained(
+        folder, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).eval()
+
+
+def wrapper_logits(wrapper: Any, processor: Any) -> torch.Tensor:
+    """Return the logits [1, positions, V] of a SpeechLLM of `transformers` for a second of noise, always the same."""
+    noise = torch.randn(extractor_of(processor).sampling_rate, generator=torch.Generator().manual_seed(0))
+    inputs = audio_inputs(processor, 0.1 * noise.numpy())
+    fitting = {name: one.to(wrapper.dtype) if one.is_floating_point() else one for name, one in inputs.items()}
+    with torch.inference_mode():
+        return wrapper(**fitting, use_cache=False).logits
 
 
 def logits(model: SlamModel) -> torch.Tensor:

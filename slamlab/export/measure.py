@@ -22,6 +22,7 @@ import torch
 
 from slamlab.data.batching import Prompt
 from slamlab.errors import UserError
+from slamlab.export.folder import weight_bytes
 from slamlab.model.decode import generate_exactly
 from slamlab.model.slam import SlamModel, load
 from slamlab.model.timing import clock_of, take_turns
@@ -31,6 +32,7 @@ BATCH_SIZES = (1, 16)
 AUDIO_S, NUM_TOKENS = 10.0, 40
 """Length of an utterance, and of its answer: slow speech of one token a word has four a second."""
 FRAME_RATE_HZ, PROMPT = 50, Prompt((), (0,) * 4)
+"""Frames a second where the encoder, whose own are counted, cannot be had; and what is asked."""
 LIMIT_S = 15.0
 """How long a run may take turns."""
 
@@ -38,7 +40,7 @@ Jobs = dict[str, Callable[[], object]]
 
 
 def measure(unpruned: Path, pruned: Path, cache: Path) -> dict[str, Any]:
-    """Measure two folders of SLAM models, on a GPU where there is one.
+    """Measure two folders of SLAM models or SpeechLLMs, on a GPU where there is one.
 
     Args:
         unpruned: Folder that :func:`slamlab.export.folder.write_checked` wrote of the unpruned model.
@@ -57,8 +59,18 @@ def measure(unpruned: Path, pruned: Path, cache: Path) -> dict[str, Any]:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folders = {"unpruned": unpruned, "pruned": pruned}
-    peaks = {name: _in_a_process_of_its_own(peak_memory, folder, device.type) for name, folder in folders.items()}
     models = {name: load(folder) for name, folder in folders.items()}
+    encoder: SpeechEncoder | None = None
+    num_frames, no_encoder = int(AUDIO_S * FRAME_RATE_HZ), ""
+    try:
+        encoder = load_encoder(models["pruned"].encoder_name, cache, device.type)
+        (frames,) = encoder.encode(_noise(encoder, 1))
+        num_frames = len(frames)
+    except UserError as error:
+        no_encoder = str(error)
+    peaks = {
+        name: _in_a_process_of_its_own(peak_memory, folder, device.type, num_frames) for name, folder in folders.items()
+    }
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": str(models["pruned"].dtype).removeprefix("torch."),
@@ -72,26 +84,18 @@ def measure(unpruned: Path, pruned: Path, cache: Path) -> dict[str, Any]:
         "memory_before_loading_bytes": {name: before for name, (_, before) in peaks.items()},
         "runs": [],
     }
-    encoder: SpeechEncoder | None = None
-    try:
-        encoder = load_encoder(models["pruned"].config.encoder, cache, device.type)
-    except UserError as error:
-        found["no_encoder"] = str(error)
+    if no_encoder:
+        found["no_encoder"] = no_encoder
     try:
         both = [models[name].to(device) for name in folders]
         for batch_size in BATCH_SIZES:
-            found["runs"] += _runs(both, encoder, batch_size)
+            found["runs"] += _runs(both, encoder, num_frames, batch_size)
     except torch.OutOfMemoryError:
         found["runs"] = []
     return found
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return the size of a folder's weights."""
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-
-
-def peak_memory(folder: Path, device: str) -> tuple[int, int]:
+def peak_memory(folder: Path, device: str, num_frames: int) -> tuple[int, int]:
     """Load a model, let it answer the larger batch, and return the peak of memory and what it was before, in bytes.
 
     It is a process's whole life that is measured: call it in a new one.
@@ -100,7 +104,7 @@ def peak_memory(folder: Path, device: str) -> tuple[int, int]:
 
     before = 0 if device == "cuda" else _peak_resident()
     model = load(folder).to(device)
-    _answer(model, _frames(model, BATCH_SIZES[-1]), NUM_TOKENS)
+    _answer(model, _frames(model, num_frames, BATCH_SIZES[-1]), NUM_TOKENS)
     return (torch.cuda.max_memory_allocated() if device == "cuda" else _peak_resident()), before
 
 
@@ -122,10 +126,12 @@ def _in_a_process_of_its_own(job: Callable[..., tuple[int, int]], *arguments: ob
         return pool.submit(job, *arguments).result()
 
 
-def _runs(models: Sequence[SlamModel], encoder: SpeechEncoder | None, batch_size: int) -> list[dict[str, Any]]:
+def _runs(
+    models: Sequence[SlamModel], encoder: SpeechEncoder | None, num_frames: int, batch_size: int
+) -> list[dict[str, Any]]:
     """Time every quantity for so many utterances at once."""
     on_gpu = models[0].device.type == "cuda"
-    jobs = [_jobs(model, encoder, batch_size) for model in models]
+    jobs = [_jobs(model, encoder, num_frames, batch_size) for model in models]
     # What a time in seconds is turned into.
     shown: dict[str, Callable[[float], float]] = {
         "time to first token": lambda seconds: seconds,
@@ -145,8 +151,8 @@ def _runs(models: Sequence[SlamModel], encoder: SpeechEncoder | None, batch_size
     return runs
 
 
-def _jobs(model: SlamModel, encoder: SpeechEncoder | None, batch_size: int) -> Jobs:
-    frames = _frames(model, batch_size)
+def _jobs(model: SlamModel, encoder: SpeechEncoder | None, num_frames: int, batch_size: int) -> Jobs:
+    frames = _frames(model, num_frames, batch_size)
     with torch.inference_mode():
         ready = model.prefixes(frames, [PROMPT] * batch_size)
     jobs: Jobs = {
@@ -154,17 +160,21 @@ def _jobs(model: SlamModel, encoder: SpeechEncoder | None, batch_size: int) -> J
         "tokens per second": lambda: generate_exactly(model.decoder, ready, NUM_TOKENS),
     }
     if encoder is not None:
-        num_samples = int(AUDIO_S * encoder.sample_rate_hz)
-        draw = np.random.default_rng(0)
-        waveforms = [0.1 * draw.standard_normal(num_samples).astype(np.float32) for _ in range(batch_size)]
+        waveforms = _noise(encoder, batch_size)
         jobs["real-time factor"] = lambda: _answer(model, encoder.encode(waveforms), NUM_TOKENS)
     return jobs
 
 
-def _frames(model: SlamModel, batch_size: int) -> list[np.ndarray]:
+def _noise(encoder: SpeechEncoder, batch_size: int) -> list[np.ndarray]:
+    """Return a batch of waveforms of `AUDIO_S`."""
+    draw, num_samples = np.random.default_rng(0), int(AUDIO_S * encoder.sample_rate_hz)
+    return [0.1 * draw.standard_normal(num_samples).astype(np.float32) for _ in range(batch_size)]
+
+
+def _frames(model: SlamModel, num_frames: int, batch_size: int) -> list[np.ndarray]:
     """Return random encoder frames [T, W], float16, of a batch: what they hold changes no time."""
     draw = np.random.default_rng(0)
-    shape = (int(AUDIO_S * FRAME_RATE_HZ), model.config.encoder_width)
+    shape = (num_frames, model.config.encoder_width)
     return [draw.standard_normal(shape, dtype=np.float32).astype(np.float16) for _ in range(batch_size)]
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,14 +32,13 @@ from torch import nn
 from slamlab.data.batching import Example, Prompt
 from slamlab.errors import AssetError
 from slamlab.model.projector import Projector
-from slamlab.zoo.assets import check_weights
+from slamlab.zoo.assets import check_weights, hub_folder
 from slamlab.zoo.decoders import DECODERS, turns_of
 from slamlab.zoo.languages import LANGUAGES
 from slamlab.zoo.profiles import Precision
+from slamlab.zoo.towers import is_speechllm
 
 CONFIG_FILE, PROJECTOR_FILE, DECODER_FOLDER = "slam.json", "projector.safetensors", "decoder"
-SPEECHLLM_FILE = "speechllm.json"
-"""Marks the folder of a SpeechLLM of `transformers` (:mod:`slamlab.model.speechllm`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,8 @@ class SlamModel(nn.Module):
 
     answer_start = " "
     """What parts an answer from the prompt before it."""
+    target_languages: Collection[str] = ("en",)
+    """Languages that it may be asked to translate into: those that corpora have translations in."""
 
     def __init__(self, config: SlamConfig, decoder: Any, tokenizer: Any, projector: Any = None) -> None:
         super().__init__()
@@ -134,9 +136,14 @@ class SlamModel(nn.Module):
         """Type of the weights."""
         return next(self.projector.parameters()).dtype
 
-    def prompt(self, task: str, language: str) -> Prompt:
-        """Return the token ids that ask for a task."""
-        texts = prompt_text(task, language, turns=self._turns)
+    @property
+    def encoder_name(self) -> str:
+        """Name under which :func:`slamlab.zoo.encoders.load_encoder` finds the encoder of this model."""
+        return self.config.encoder
+
+    def prompt(self, task: str, language: str, target_language: str = "en") -> Prompt:
+        """Return the token ids that ask for a task; see :func:`prompt_text` for the arguments."""
+        texts = prompt_text(task, language, target_language, turns=self._turns)
         return Prompt(*(tuple(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts))
 
     def example(self, source: np.ndarray | str, answer: str, *, task: str, language: str) -> Example:
@@ -231,26 +238,44 @@ class SlamModel(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
 
 
+def find_folder(name: Path | str) -> Path:
+    """Return the folder of a model: the one named, or the local copy of a SpeechLLM on the hub ("owner/name").
+
+    Raises:
+        AssetError: It is no folder, and neither the local cache nor the hub has it.
+    """
+    if Path(name).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
+        return Path(name)
+    try:
+        return hub_folder(str(name))
+    except AssetError as error:
+        rule = "a model is a folder that slamlab wrote, or a SpeechLLM's folder or hub id"
+        raise AssetError(rule, f"no folder {error.received}", f"check the path, or {error.remedy}") from None
+
+
 def load(folder: Path | str, *, cache: Path | str | None = None) -> SlamModel:
     """Load a SLAM model that :meth:`SlamModel.save` wrote, bit for bit, in evaluation mode.
 
     Args:
-        folder: The model's folder.
+        folder: The model's folder; of a SpeechLLM of `transformers` (:mod:`slamlab.model.speechllm`), pruned or as it
+            was published, or its hub id.
         cache: Where decoders had by name are kept, needed only for a folder without `decoder/`.
 
     Raises:
-        AssetError: The folder is not a SLAM model, a file of it is damaged, or its named decoder cannot be had.
+        AssetError: The folder is not a model, a file of it is damaged, or its named decoder cannot be had.
+        ModelError: A SpeechLLM's architecture or processor is none that can be handled.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(folder)
-    if (folder / SPEECHLLM_FILE).is_file():
+    if is_speechllm(find_folder(folder)):
         from slamlab.model.speechllm import load_speechllm
 
         return load_speechllm(str(folder))
+    folder = Path(folder)
     for name in (CONFIG_FILE, PROJECTOR_FILE):
         if not (folder / name).is_file():
-            raise AssetError(f"a SLAM model's folder holds {name}", folder, "give a folder that slamlab wrote")
+            remedy = "give a folder that slamlab wrote, or a SpeechLLM's folder or hub id"
+            raise AssetError(f"a SLAM model's folder holds {name}", folder, remedy)
     if (folder / DECODER_FOLDER).is_dir():
         check_weights(folder / DECODER_FOLDER)
     decoder: Any

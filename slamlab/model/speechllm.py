@@ -14,6 +14,7 @@ Shapes: B batch, T frames, W their width, S audio positions, D decoder width.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,8 @@ from torch import nn
 
 from slamlab.data.batching import Prompt
 from slamlab.errors import ModelError, OptionError
-from slamlab.model.slam import SPEECHLLM_FILE, SlamConfig, SlamModel, request_text
-from slamlab.zoo.assets import hub_folder
+from slamlab.model.slam import SlamConfig, SlamModel, find_folder, request_text
+from slamlab.zoo.languages import LANGUAGES
 from slamlab.zoo.towers import (
     Parts,
     audio_inputs,
@@ -36,6 +37,10 @@ from slamlab.zoo.towers import (
     num_positions,
     tower_spec,
 )
+from slamlab.zoo.voxtral import is_voxtral, voxtral_inputs
+
+SPEECHLLM_FILE = "speechllm.json"
+"""In the folder of a SpeechLLM that was saved here: the names of the one that it was made from."""
 
 
 class OwnProjector(nn.Module):
@@ -70,28 +75,39 @@ class SpeechLLM(SlamModel):
     """
 
     answer_start = ""  # templates end where the answer begins
+    target_languages = LANGUAGES.keys()  # as requests are free text
 
     def __init__(self, config: SlamConfig, decoder: Any, projector: nn.Module, processor: Any, source: Path) -> None:
         super().__init__(config, decoder, processor.tokenizer, OwnProjector(projector))
         self.processor, self.source = processor, source
-        self._prompts: dict[tuple[str, str], Prompt] = {}
+        self._prompts: dict[tuple[str, str, str], Prompt] = {}
 
-    def prompt(self, task: str, language: str) -> Prompt:
+    @property
+    def encoder_name(self) -> str:
+        """The folder of these weights, which has the tower; where they came from first need not exist any more."""
+        return str(self.source)
+
+    def prompt(self, task: str, language: str, target_language: str = "en") -> Prompt:
         """Return what the processor puts around audio to ask for a task.
 
         Raises:
             ModelError: The processor has no single place for audio in a request.
         """
-        if (task, language) not in self._prompts:
-            self._prompts[task, language] = _prompt(self.processor, task, language)
-        return self._prompts[task, language]
+        asked = task, language, target_language
+        if asked not in self._prompts:
+            self._prompts[asked] = _prompt(self.processor, *asked)
+        return self._prompts[asked]
 
-    def save(self, folder: Path, *, with_decoder: bool = True) -> None:
+    def save(self, folder: Path, *, with_decoder: bool = True, max_shard_size: str = "50GB") -> Any:
         """Write the whole SpeechLLM as a checkpoint that stock `transformers` loads, its processor beside it.
 
         Args:
             folder: Created where missing; not the one that this model came from.
             with_decoder: True; the decoder is part of the checkpoint.
+            max_shard_size: Largest file of the weights, as `transformers` writes it.
+
+        Returns:
+            The wrapper that was written, which has this model's own decoder and projector inside.
 
         Raises:
             OptionError: `with_decoder` is False.
@@ -103,11 +119,13 @@ class SpeechLLM(SlamModel):
         parts.wrapper.set_output_embeddings(self.decoder.get_output_embeddings())
         setattr(parts.base, parts.projector, self.projector.inner)
         parts.wrapper.config.text_config = self.decoder.config
+        self.decoder.config.dtype = self.dtype  # `transformers` tells it of the wrapper and its tower alone
         # Weights take the names that the source had, but where an adapter was loaded after them, whose names would win.
         has_adapter = (self.source / "adapter_config.json").is_file()
-        parts.wrapper.save_pretrained(folder, save_original_format=not has_adapter)
+        parts.wrapper.save_pretrained(folder, save_original_format=not has_adapter, max_shard_size=max_shard_size)
         load_processor(self.source).save_pretrained(folder)
         (folder / SPEECHLLM_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        return parts.wrapper
 
 
 def load_speechllm(name: str) -> SpeechLLM:
@@ -120,7 +138,7 @@ def load_speechllm(name: str) -> SpeechLLM:
         AssetError: The weights cannot be had.
         ModelError: It is no SpeechLLM, its architecture or processor is none that can be handled.
     """
-    folder = Path(name) if Path(name).is_dir() else hub_folder(name)
+    folder = find_folder(name)
     spec = tower_spec(name, folder)  # first: an architecture is refused before its weights are read
     processor = load_processor(folder)
     parts = load_wrapper(folder)
@@ -160,13 +178,18 @@ def _decoder(parts: Parts) -> Any:
         )
     setattr(decoder, decoder.base_model_prefix, inner)
     decoder.set_output_embeddings(parts.wrapper.get_output_embeddings())
+    decoder.generation_config = copy.deepcopy(parts.wrapper.generation_config)  # where turns end
     return decoder
 
 
-def _prompt(processor: Any, task: str, language: str) -> Prompt:
+def _prompt(processor: Any, task: str, language: str, target_language: str) -> Prompt:
     """Return the token ids around the audio in a request, as the processor itself makes them of a second of silence."""
     waveform = np.zeros(extractor_of(processor).sampling_rate, dtype=np.float32)
-    inputs = audio_inputs(processor, waveform, _request(processor, task, language))
+    if is_voxtral(processor):
+        words = "" if task == "asr" else request_text(task, language, target_language)
+        inputs = voxtral_inputs(processor, waveform, words, language)
+    else:
+        inputs = audio_inputs(processor, waveform, _request(processor, task, language, target_language))
     ids = np.asarray(inputs["input_ids"]).ravel()
     places = np.flatnonzero(ids == processor.tokenizer.convert_tokens_to_ids(processor.audio_token))
     if not len(places) or places[-1] - places[0] + 1 != len(places):
@@ -174,13 +197,13 @@ def _prompt(processor: Any, task: str, language: str) -> Prompt:
     return Prompt(tuple(ids[: places[0]].tolist()), tuple(ids[places[-1] + 1 :].tolist()))
 
 
-def _request(processor: Any, task: str, language: str) -> str:
+def _request(processor: Any, task: str, language: str, target_language: str) -> str:
     """Return a request with one audio placeholder: the processor's own for transcripts, else words in its template."""
     if task == "asr" and hasattr(processor, "apply_transcription_request"):
         silence = np.zeros(extractor_of(processor).sampling_rate, dtype=np.float32)
         asked = processor.apply_transcription_request(silence, tokenize=False)
         return asked if isinstance(asked, str) else asked[0]
-    return _turns(processor, request_text(task, language))
+    return _turns(processor, request_text(task, language, target_language))
 
 
 def _turns(processor: Any, words: str, answer: str | None = None) -> str:
@@ -195,9 +218,9 @@ def _turns(processor: Any, words: str, answer: str | None = None) -> str:
             turns.append({"role": "assistant", "content": answer})
         owner = processor if processor.chat_template else processor.tokenizer
         text = str(owner.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False))
-        if text.count(processor.audio_token) == 1:
+        if text.count(processor.audio_token) == 1 and words in text:
             return text
-    raise _no_single_place("a chat template that shows none, or several")
+    raise _no_single_place("a chat template that shows none, or several, or leaves out the words beside it")
 
 
 def _end_of_turn(processor: Any, wrapper: Any) -> str:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ MAX_CHUNK_S = 30.0
 SEARCH_S, PAUSE_S = 6.0, 0.1
 """How far before the end of a window a cut is looked for, and the length of the pause that should hold it: shorter than
 most between words, longer than the closure of a plosive (about 0.05 s), which is inside of one."""
+SHORTEST_S = 0.1
+"""What is left after the last cut may be shorter, and gets silence up to this: the projector of a SpeechLLM joins
+frames, and of less none would be left."""
 SPARE_TOKENS = 8
 """Tokens allowed beyond the rate of speech, so that a very short recording can still be answered."""
 
@@ -62,23 +66,30 @@ class Transcript:
     text: str
 
 
-def known_language(folder: Path) -> str:
-    """Return the language that a model's card names.
+def made_for(folder: Path, what: Literal["tasks", "languages"]) -> list[str]:
+    """Return the tasks or languages that a model's card says it was made for; nothing where there is none.
 
     Args:
-        folder: Of a model; `card.json` in it, where there is one, lists `languages`.
+        folder: Of a model; `card.json` in it, where there is one, lists them.
+        what: Which of the two.
+    """
+    try:
+        return list(map(str, json.loads((folder / "card.json").read_text(encoding="utf-8"))[what]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def known_language(folder: Path) -> str:
+    """Return the language that a model's card names.
 
     Raises:
         OptionError: There is no card, or it names none, or several.
     """
-    try:
-        languages = list(json.loads((folder / "card.json").read_text(encoding="utf-8"))["languages"])
-    except (OSError, ValueError, KeyError, TypeError):
-        languages = []
+    languages = made_for(folder, "languages")
     if len(languages) != 1:
-        known = f"{folder} was made for {', '.join(map(str, languages)) or 'languages that it does not name'}"
+        known = f"{folder} was made for {', '.join(languages) or 'languages that it does not name'}"
         raise OptionError(f"a language is named, as {known}", "none", "pass --language")
-    return str(languages[0])
+    return languages[0]
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -160,6 +171,7 @@ def transcribe(
     *,
     task: str,
     language: str,
+    target_language: str = "en",
     num_beams: int = 1,
     batch_size: int = 16,
     say: Callable[[str], None] = lambda _: None,
@@ -170,22 +182,26 @@ def transcribe(
         model: In evaluation mode. In float32 an answer does not depend on its batch.
         encoder: The model's own, by name.
         paths: Files of any length that :func:`slamlab.data.audio.read` decodes.
-        task: `asr`, or `st` into English.
+        task: `asr` or `st`.
         language: Code of the language spoken.
+        target_language: Code of the language written, where the task is `st`.
         num_beams: 1 decodes greedily.
         batch_size: Pieces answered together.
         say: Takes a line of progress before each batch but the first.
 
     Raises:
-        OptionError: The language is not known.
+        OptionError: A language is not known, or not one that this model translates into.
         DataError: A file is missing, is not audio, is damaged, or lasts less than 0.1 s. Missing files are told before
             any work is done.
     """
-    prompt = model.prompt(task, find_language(language).code)
+    if task == "st":
+        _check_target(model, find_language(language).code, find_language(target_language).code)
+    written = find_language(target_language if task == "st" else language)
+    prompt = model.prompt(task, language, target_language)
     for path in paths:
         if not path.is_file():
             raise DataError("a recording is a file", path, "check the path")
-    joined = "" if LANGUAGES["en" if task == "st" else language].unit == "character" else " "
+    joined = "" if written.unit == "character" else " "
     rate = encoder.sample_rate_hz
     waiting: list[tuple[Path, list[tuple[int, int]]]] = []
     pieces: list[np.ndarray] = []
@@ -215,7 +231,24 @@ def transcribe(
         audio.check(path, max_s=float("inf"))
         waveform = audio.read(path, rate)
         waiting.append((path, cut(waveform, rate)))
-        pieces += [waveform[start:end] for start, end in waiting[-1][1]]
+        pieces += [_at_least(waveform[start:end], int(SHORTEST_S * rate)) for start, end in waiting[-1][1]]
         if len(pieces) >= batch_size:
             yield from answered()
     yield from answered()
+
+
+def _check_target(model: SlamModel, language: str, target_language: str) -> None:
+    if language == target_language:
+        raise OptionError("a translation is into another language than the one spoken", language, "transcribe it")
+    if target_language not in model.target_languages:
+        names = ", ".join(f"{LANGUAGES[code].name} ({code})" for code in model.target_languages)
+        raise OptionError(
+            f"this model was trained to translate into {names} alone",
+            target_language,
+            "leave --to out, or take a SpeechLLM of `transformers`, which can be asked for any language",
+        )
+
+
+def _at_least(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Return a waveform with silence after it, where it is shorter than that."""
+    return np.pad(waveform, (0, max(0, num_samples - len(waveform))))

@@ -10,7 +10,7 @@ from pathlib import Path
 from slamlab.data.features import FeatureStore
 from slamlab.data.utterance import Corpus
 from slamlab.errors import AssetError, ModelError
-from slamlab.model.slam import CONFIG_FILE, SlamModel, load
+from slamlab.model.slam import CONFIG_FILE, SlamModel, find_folder, load
 from slamlab.model.speechllm import load_speechllm
 from slamlab.sweep.cells import Cell
 from slamlab.sweep.integrity import MANIFEST
@@ -20,7 +20,7 @@ from slamlab.training.base import BaseRequest, Progress, make_base
 from slamlab.zoo.assets import folder_fingerprint, sha256_of
 from slamlab.zoo.decoders import find_decoder
 from slamlab.zoo.profiles import BaseRecipe, as_json
-from slamlab.zoo.towers import tower_spec
+from slamlab.zoo.towers import is_speechllm, tower_spec
 
 SHIPPED = Path(__file__).parents[1] / "zoo" / "bases"
 CARD_FILE = "card.json"
@@ -92,13 +92,6 @@ def base_identity(cell: Cell, base: str, corpus_fingerprint: str) -> str:
     return _digest(folder) if folder else ""
 
 
-def is_speechllm(folder: Path) -> bool:
-    """Say whether a folder is that of a SpeechLLM of `transformers`, as it was published or pruned."""
-    if not (folder / "config.json").is_file() or (folder / CONFIG_FILE).is_file():
-        return False
-    return "text_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-
-
 def check_given(folder: Path, cell: Cell) -> None:
     """Refuse a base that was given for a cell of another family, scale or encoder.
 
@@ -134,8 +127,20 @@ def _stats(folder: Path) -> list[list[object]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def folder_of(base: str, store: Store) -> Path | None:
-    """Return the folder of the base with a fingerprint: one that ships, or one that lies in the store; else None."""
+def folder_of(base: str, store: Store, speechllm: str = "") -> Path | None:
+    """Return the folder of the base with a fingerprint, None where there is none.
+
+    Args:
+        base: The fingerprint.
+        store: Where bases lie beside those that ship.
+        speechllm: Folder or hub id of a SpeechLLM, where the base is one; it lies where it was given.
+    """
+    if speechllm:
+        try:
+            folder = find_folder(speechllm)
+            return folder if folder_fingerprint(folder, store.cache) == base else None
+        except AssetError:  # it is gone
+            return None
     folders = (
         path.parent for root in (SHIPPED, store.root / "bases") for path in sorted(root.glob(f"*/{CONFIG_FILE}"))
     )

@@ -13,6 +13,7 @@ Shapes: W width of what the projector takes, T frames, S positions that the deco
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from torch import nn
 
 from slamlab.errors import DataError, ModelError
 from slamlab.zoo.encoders import EncoderSpec, SpeechEncoder, load_complete
+from slamlab.zoo.voxtral import is_voxtral, voxtral_inputs
 
-PROVEN = "Qwen2-Audio, Granite-Speech, Audio-Flamingo 3, Music-Flamingo and GLM-ASR"
-"""Architectures that `tests/model/test_speechllm.py` compares with the stock forward pass."""
+PROVEN = "Qwen2-Audio, Granite-Speech, Audio-Flamingo 3, Music-Flamingo, GLM-ASR and Voxtral"
+"""Architectures that `tests/model/test_speechllm.py` and `test_voxtral.py` compare with the stock forward pass."""
 _TOWERS, _PROJECTORS = ("audio_tower", "encoder"), ("multi_modal_projector", "projector")
 _OTHERS = {"language_model", "pos_emb"}
 
@@ -64,6 +66,15 @@ def find_parts(wrapper: Any) -> Parts:
     ):
         raise _unknown(type(wrapper).__name__)
     return Parts(wrapper=wrapper, base=base, tower=towers.pop(), projector=projectors.pop())
+
+
+def is_speechllm(folder: Path) -> bool:
+    """Say whether a folder is that of a SpeechLLM of `transformers`, as it was published or pruned."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return "text_config" in config
 
 
 def is_wrapper(config: Any) -> bool:
@@ -154,12 +165,12 @@ def load_processor(folder: Path) -> Any:
 
 
 def check_processor(processor: Any) -> None:
-    """Refuse a processor such as Voxtral's, which takes audio in a conversation, for a tokenizer of another package.
+    """Refuse a processor that takes audio in a way of its own, unless that is Voxtral's.
 
     Raises:
         ModelError: It cannot be called with text and audio.
     """
-    if "audio" not in inspect.signature(type(processor).__call__).parameters:
+    if not is_voxtral(processor) and "audio" not in inspect.signature(type(processor).__call__).parameters:
         raise ModelError(
             "the processor of a SpeechLLM takes text and audio in one call", type(processor).__name__, f"use {PROVEN}"
         )
@@ -176,8 +187,10 @@ def audio_inputs(processor: Any, waveform: np.ndarray, text: str | None = None) 
     Args:
         processor: Of the wrapper.
         waveform: float32 [samples] at the processor's rate.
-        text: Holds one audio placeholder; None for nothing else.
+        text: Holds one audio placeholder; None for nothing else. Voxtral's takes none.
     """
+    if is_voxtral(processor):
+        return voxtral_inputs(processor, waveform)
     rate = extractor_of(processor).sampling_rate
     inputs = processor(text=[text or processor.audio_token], audio=[waveform], sampling_rate=rate, return_tensors="pt")
     return dict(inputs)
@@ -221,19 +234,28 @@ class TowerEncoder(SpeechEncoder):
                 f"{waveform.size / self.sample_rate_hz:.1f} s",
                 "leave the recording out, or cut it",
             )
+        wanted = int((inputs["input_ids"] == self._audio_token_id).sum())
+        too_short = DataError(
+            f"speech for {self.name} lasts long enough for a position of its projector",
+            f"{waveform.size / self.sample_rate_hz:.2f} s",
+            "leave out recordings that are this short",
+        )
+        if not wanted:  # some towers fail on so little
+            raise too_short
         on_device = {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
         try:
             self.model(**on_device)
         except _Caught as caught:
             frames = caught.frames.reshape(-1, caught.frames.shape[-1])  # [windows x T, W]
-        wanted = int((inputs["input_ids"] == self._audio_token_id).sum())
+        else:  # Qwen2-Audio takes a single position for a step of decoding
+            raise too_short
         if num_positions(self._projector, 1) == 1:
             frames = frames[:wanted]  # all windows but the last are full
-        if not wanted or num_positions(self._projector, len(frames)) != wanted:
+        if num_positions(self._projector, len(frames)) != wanted:
             raise DataError(
-                "the processor of a SpeechLLM leaves one place for every position of its projector, and at least one",
+                "the processor of a SpeechLLM leaves one place for every position of its projector",
                 f"{wanted} for {num_positions(self._projector, len(frames))} in {self.name}",
-                "leave out recordings that are this short",
+                "leave out recordings of this length",
             )
         return frames.half().cpu().numpy()
 

@@ -17,6 +17,8 @@ WRITTEN = {
     "num_layers": 7,
     "num_parameters": 1234,
     "weight_bytes": 5000,
+    "decoder_bytes": 4000,
+    "architecture": None,
     "logits_distance": 0.0,
 }
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from peft import LoraConfig
-from speechllms import KINDS, make_speechllm, waveforms
+from speechllms import KINDS, RATE, make_speechllm, waveforms
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoProcessor,
     LlamaConfig,
     LlamaForCausalLM,
     VoxtralConfig,
-    VoxtralProcessor,
 )
 
 import slamlab
@@ -28,6 +28,7 @@ from slamlab.model import surgery
 from slamlab.model.decode import generate
 from slamlab.model.redundancy import ALL, AngularDistance, feed_speech
 from slamlab.model.speechllm import SpeechLLM, load_speechllm
+from slamlab.model.transcribe import cut, transcribe
 from slamlab.training.heal import heal
 from slamlab.zoo.encoders import SpeechEncoder, load_encoder
 from slamlab.zoo.profiles import HealRecipe, TrainRecipe
@@ -123,6 +124,7 @@ def test_a_request_is_the_processors_own_with_the_audio_in_its_place(world: Worl
     model = world.model()
     before, after = model.prompt("st", "de")
     text = model.tokenizer.decode(before) + "|" + model.tokenizer.decode(after)
+    assert "Translate German to Yiddish:" in model.tokenizer.decode(model.prompt("st", "de", "yi").after)
     assert "Translate German to English:" in text and text.startswith("<|im_start|>user") and "|" in text
     assert text.endswith("<|im_start|>assistant\n")
     own = getattr(world.processor, "default_transcription_prompt", "Transcribe English:")
@@ -207,6 +209,28 @@ def test_a_recording_beyond_the_window_is_refused_or_heard_whole(world: World) -
     torch.testing.assert_close(logits, stock_logits(world, world.stock, model, long, example), rtol=1e-3, atol=1e-3)
 
 
+def test_a_long_recording_is_heard_in_pieces_however_short_the_last(world: World, tmp_path: Path) -> None:
+    loud = np.full(30 * RATE + 1, 0.3, np.float32)
+    (first, last) = cut(loud, RATE)
+    assert last[1] - last[0] < 0.06 * RATE, "some projectors make nothing of it"
+    for name, waveform in (("long", loud), ("first", loud[: first[1]])):
+        soundfile.write(tmp_path / f"{name}.wav", waveform, RATE)
+    paths = [tmp_path / "long.wav", tmp_path / "first.wav"]
+    long, alone = transcribe(world.model(), world.encoder, paths, task="asr", language="en", batch_size=2)
+    assert [segment.end_s for segment in long.segments] == [first[1] / RATE, last[1] / RATE]
+    assert long.segments[0] == alone.segments[0]
+    if world.kind in ("glmasr", "qwen2_audio"):
+        with pytest.raises(DataError, match=r"lasts long enough .*got 0\.03 s"):
+            world.encoder.encode([loud[: int(0.03 * RATE)]])
+
+
+def test_a_chat_template_that_leaves_out_what_is_asked_is_refused(world: World) -> None:
+    model = world.model()
+    model.processor.chat_template = model.tokenizer.chat_template = f"<|im_start|>{KINDS[world.kind].placeholder}"
+    with pytest.raises(ModelError, match="leaves out the words beside it"):
+        model.prompt("st", "de", "fr")
+
+
 def test_what_is_no_speechllm_is_refused(tmp_path: Path) -> None:
     LlamaForCausalLM(
         LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
@@ -243,7 +267,7 @@ def test_granites_adapter_is_merged(tmp_path: Path) -> None:
 
 
 def test_a_processor_that_takes_audio_otherwise_is_refused(tmp_path: Path) -> None:
-    """Voxtral's: it needs a package that is not installed here, and would be refused with it too."""
+    """As is a Voxtral without its tokenizer."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = VoxtralConfig(
         audio_config=sizes | {"num_mel_bins": 16, "max_source_positions": 8},
@@ -253,5 +277,9 @@ def test_a_processor_that_takes_audio_otherwise_is_refused(tmp_path: Path) -> No
     AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="processor"):
         load_speechllm(str(tmp_path))
-    with pytest.raises(ModelError, match=r"text and audio in one call, got VoxtralProcessor"):
-        check_processor(object.__new__(VoxtralProcessor))
+
+    class ByTextAlone:
+        def __call__(self, text: list[str]) -> None: ...
+
+    with pytest.raises(ModelError, match=r"text and audio in one call, got ByTextAlone"):
+        check_processor(ByTextAlone())
