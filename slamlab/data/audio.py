@@ -99,7 +99,7 @@ def _decode_av(path: Path, container_format: str | None) -> tuple[np.ndarray, in
     try:
         # A playlist names other files, or addresses: it opens none of them.
         alone = {"protocol_whitelist": "none"}
-        with path.open("rb") as file, av.open(file, format=container_format, options=alone) as container:
+        with path.open("rb") as file, av.open(file, "r", container_format, alone) as container:
             if not container.streams.audio:
                 raise _undecodable(path, "it has no audio stream")
             stream = container.streams.audio[0]
