@@ -1,4 +1,4 @@
-"""`python -m slamlab ...`: scores of anybody's files, and the smaller model in the user's hands."""
+"""`python -m slamlab ...`: scores of anybody's files, the smaller model in the user's hands, how sweeps stand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from slamlab.credentials import refuse_credentials
 from slamlab.errors import DataError, OptionError, exit_on_user_error
+from slamlab.sweep.status_command import status
 from slamlab.sweep.store_command import app as store_commands
 from slamlab.terminal import json_line, make_console, one_line, printable
 
@@ -249,6 +250,8 @@ def _hear(
             }
             typer.echo(json_line(told) if as_json else one_line(one.text))
 
+
+app.command()(status)
 
 if __name__ == "__main__":
     app(prog_name="python -m slamlab")

@@ -31,6 +31,7 @@ PANELS = {
     "Scoring": ("beams", "resample", "early_stop"),
     "The run": (
         "plan", "max_device_hours", "max_price", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
+        "live", "track",
     ),
 }  # fmt: skip
 """Options by what they are about, as `--help` shows them."""
@@ -95,6 +96,8 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         store: Annotated[str, typer.Option(help="Folder of ledger, models and features, or a URL that fsspec opens (s3://, gs:// ...); may serve many sweeps.")] = "runs",
         reports: Annotated[Path, typer.Option(help="Folder in which reports/NAME is written.")] = Path("reports"),
         name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the job and the options that choose its cells.")] = None,
+        live: Annotated[bool, typer.Option("--live/--no-live", help="Show a live view where there is a terminal, or plain lines as elsewhere.")] = True,
+        track: Annotated[list[str], typer.Option(help="Also tell tensorboard, wandb or mlflow, in the store's folder unless they are set up to go elsewhere; several with commas.")] = [],
         plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
         max_device_hours: Annotated[float | None, typer.Option(help="Budget: GPU-hours (on a CPU: hours of its processes) that this sweep may take over all its runs. What does not fit is not begun; what was found is scored and reported, and a larger budget goes on from there.")] = None,
         max_price: Annotated[float | None, typer.Option(help="The same budget as a price; takes --gpu-price.")] = None,
@@ -113,8 +116,10 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             from slamlab.sweep.plan import estimate
             from slamlab.sweep.plan_table import table
             from slamlab.sweep.store import Store
+            from slamlab.sweep.tracking import check_trackers
             from slamlab.zoo.profiles import HEAL_TARGETS
 
+            trackers = check_trackers(split(track))
             chosen, why = launch.choose_profile(profile, address)
             console.print(f"Profile {chosen.name} ({why}).", highlight=False)
             recipe = {
@@ -167,8 +172,8 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             if plan:
                 console.print(table(estimate(settings, Store(settings.store))))
                 return
-            results = launch.sweep(settings, corpus, console, command=command, address=address)
             out = reports / settings.name
+            results = launch.sweep(settings, corpus, console, command=command, address=address, live=live, track=trackers, report=out.absolute() / "index.html")
             write_results(results, out)
             render(results, Store(settings.store).root, out)
         for line in in_closing(results):

@@ -19,11 +19,12 @@ from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
 from slamlab.sweep.cluster import largest
 from slamlab.sweep.device import memory_bytes, zero_plan
-from slamlab.sweep.plan import clock, estimate
+from slamlab.sweep.plan import estimate
 from slamlab.sweep.plan_table import budget_in_words
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.results import collect
 from slamlab.sweep.settings import Settings
+from slamlab.sweep.standing import clock
 from slamlab.sweep.store import MIN_FREE_BYTES, Store, fingerprint
 from slamlab.zoo.assets import hub_folder
 from slamlab.zoo.corpora import absolute_source, open_corpus, unopened
@@ -240,8 +241,28 @@ def check_assets(settings: Settings) -> None:
             decoder_folder(spec, cache)
 
 
-def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str, address: str | None) -> dict[str, Any]:
+def sweep(
+    settings: Settings,
+    corpus: Corpus,
+    console: Console,
+    *,
+    command: str,
+    address: str | None,
+    live: bool = True,
+    track: Sequence[str] = (),
+    report: Path | None = None,
+) -> dict[str, Any]:
     """Run what is not known yet and return the results; a finished sweep starts nothing, not even Ray.
+
+    Args:
+        settings: The sweep.
+        corpus: Its corpus, opened.
+        console: Where lines go.
+        command: How to run it again.
+        address: Of the Ray cluster; None for this machine.
+        live: Whether a terminal gets a live view.
+        track: Where metrics go as well, of :data:`slamlab.sweep.tracking.TRACKERS`.
+        report: Where the report will be.
 
     Raises:
         StoreError: Another process runs a sweep of this name on the same store.
@@ -276,7 +297,8 @@ def sweep(settings: Settings, corpus: Corpus, console: Console, *, command: str,
             start_ray(address)
             await_nodes(settings, address, lambda line: console.print(line, highlight=False), settings.devices)
             whole = campaign.num_settled + expected.num_expected
-            run(campaign, Watcher(console, whole, campaign.num_settled))
+            with Watcher(console, campaign, whole, live=live, report=report) as watcher:
+                run(campaign, watcher, track)
             if not campaign.finished:
                 console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")
         store.send_ledger(settings.name, now=True)

@@ -19,7 +19,7 @@ import socket
 import stat
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,10 @@ from slamlab.errors import OptionError, SlamlabError, StoreError
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cluster import largest
 from slamlab.sweep.healing import RankLost
+from slamlab.sweep.logs import Teller, trial_name
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.settings import Request, Settings
+from slamlab.sweep.tracking import Tracking, metrics_of
 from slamlab.training.base import Progress
 
 if TYPE_CHECKING:
@@ -119,25 +121,32 @@ def _private_folder() -> Path:
     return folder
 
 
-def run(campaign: Campaign, watcher: Watcher) -> None:
+def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = ()) -> None:
     """Run trials until the campaign is finished.
 
     Args:
         campaign: Says which trial is next, and learns what came of it.
         watcher: Shows what happens.
+        track: Trackers that are told as well.
+
+    Raises:
+        OptionError: A tracker wants a login, and there is none.
     """
     settings = campaign.settings
     profile = settings.recipes()
     a_device: dict[str, float] = {"CPU": profile.cpus_per_trial, "GPU": profile.gpus_per_trial}
     resources = tune.PlacementGroupFactory([a_device] * settings.devices)
+    found: dict[str, dict[str, float]] | None = {} if track else None
+    loggers = {name: _logger(name, settings.name, campaign.store.root) for name in track}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
         tune_config=tune.TuneConfig(
-            search_alg=CampaignSearcher(campaign, watcher),
+            search_alg=CampaignSearcher(campaign, watcher, found),
             num_samples=-1,
             max_concurrent_trials=settings.workers,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=lambda trial: f"{_name_of(trial)}.{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=settings.name,
@@ -145,9 +154,47 @@ def run(campaign: Campaign, watcher: Watcher) -> None:
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=None if found is None else [TrackingCallback(loggers, found, watcher.say)],
         ),
     )
     tuner.fit()
+
+
+def _name_of(trial: Any) -> str:
+    return trial_name(Request.from_dict(trial.config["request"]))
+
+
+class TrackingCallback(Tracking, tune.Callback):  # type: ignore[misc]  # Tune passes all by keyword
+    """What Tune takes for a callback."""
+
+
+def _logger(tracker: str, sweep: str, root: Path) -> tune.Callback:
+    """Return Ray's callback for a tracker; what it keeps on this machine lies in the store's folder."""
+    folder = root / tracker
+    folder.mkdir(exist_ok=True)
+    if tracker == "tensorboard":
+        from ray.tune.logger import TBXLoggerCallback
+        from tensorboardX import SummaryWriter
+
+        def writer(path: str, **options: Any) -> SummaryWriter:
+            # Ray's own folder is elsewhere, and copied now and then: nothing to look at while a trial runs.
+            return SummaryWriter(str(folder / sweep / Path(path).stem), **options)
+
+        tensorboard = TBXLoggerCallback()
+        tensorboard._summary_writer_cls = writer
+        return tensorboard
+    if tracker == "mlflow":
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        return MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep)
+    import wandb
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not wandb.api.api_key:
+        rule, remedy = "--track wandb sends to your account", "run `wandb login`, or set WANDB_MODE=offline"
+        raise OptionError(rule, "no login", remedy)
+    return WandbLoggerCallback(project="slamlab", group=sweep, dir=str(folder))
 
 
 def await_nodes(settings: Settings, address: str | None, say: Callable[[str], None], devices: int = 1) -> None:
@@ -283,13 +330,22 @@ class TrialRunner(tune.Trainable):
         """Go on with the trial for a few seconds.
 
         Returns:
-            Where it stands; or, with `done`, its record or the reason of its failure.
+            Where it stands; or, with `done`, its record or the reason of its failure. And what goes into its log.
         """
+        with self._teller.listening():
+            told = self._go_on()
+        if told["done"]:
+            self._teller.hear(None)
+        lines, losses = self._teller.take()
+        return {**told, "lines": lines, "losses": losses}
+
+    def _go_on(self) -> dict[str, Any]:
         until = time.monotonic() + REPORT_EVERY_S
         progress: Progress | None = None
         try:
             while time.monotonic() < until:
                 progress = next(self._steps)
+                self._teller.hear(progress)
                 if progress.note:
                     break
         except StopIteration as end:
@@ -311,6 +367,7 @@ class TrialRunner(tune.Trainable):
         return self._bench.spent_device_s() if self._bench else 0.0
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._teller = Teller()
         self._steps = self._run(Request.from_dict(config["request"]))
 
     def _run(self, request: Request) -> Steps:
@@ -424,11 +481,19 @@ def _one_died(ranks: list[Any]) -> bool:
 
 
 class CampaignSearcher(Searcher):
-    """Tune's view of the campaign."""
+    """Tune's view of the campaign.
 
-    def __init__(self, campaign: Campaign, watcher: Watcher) -> None:
+    Args:
+        campaign: The sweep.
+        watcher: Shows what happens.
+        found: Where metrics of trials that ended are put by their ids, None where nobody wants them.
+    """
+
+    def __init__(
+        self, campaign: Campaign, watcher: Watcher, found: dict[str, dict[str, float]] | None = None
+    ) -> None:
         super().__init__(metric="training_iteration", mode="max")
-        self._campaign, self._watcher = campaign, watcher
+        self._campaign, self._watcher, self._found = campaign, watcher, found
         self._requests: dict[str, Request] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -443,20 +508,28 @@ class CampaignSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Show where a trial stands."""
-        if result.get("progress") is not None:
-            self._watcher.advanced(self._requests[trial_id], result["progress"])
+        self._tell(self._requests[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Enter what came of a trial into the ledger."""
         request = self._requests.pop(trial_id, None)
         if request is None:
             return
+        if result and result.get("done"):  # else it was told
+            self._tell(request, result)
         outcome = (result or {}).get("outcome", WORKER_LOST)
         if outcome.record is not None:
-            self._watcher.completed(request, self._campaign.complete(request, outcome.record))
+            judged = self._campaign.complete(request, outcome.record)
+            if self._found is not None:
+                self._found[trial_id] = metrics_of(request, judged)
+            self._watcher.completed(request, judged)
         else:
             self._campaign.fail(request, outcome.reason, outcome.device_seconds)
             self._watcher.failed(request, outcome.reason, outcome.details)
+
+    def _tell(self, request: Request, result: Mapping[str, Any]) -> None:
+        worker = f"{result['hostname']}, process {result['pid']}"
+        self._watcher.advanced(request, result.get("progress"), worker=worker, lines=result.get("lines", ()))
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune's own checkpoints nothing: they are never read."""

@@ -287,10 +287,3 @@ def _looks(settings: Settings, num_layers: int) -> tuple[int, float, int]:
 def hours(seconds: float) -> str:
     """Return a time as hours, to three digits at least."""
     return f"{seconds / 3600:,.2f}" if seconds >= 3600 else f"{seconds / 3600:.3g}"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as m:ss, or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -6,8 +6,9 @@ from rich.table import Table
 
 from slamlab.sweep.bases import base_name, existing_folder
 from slamlab.sweep.gpu_time import GPU, UTILISATION
-from slamlab.sweep.plan import Estimate, clock, hours
+from slamlab.sweep.plan import Estimate, hours
 from slamlab.sweep.settings import Settings
+from slamlab.sweep.standing import clock
 from slamlab.sweep.store import Store
 from slamlab.sweep.timings import POCKET_STEP_S, Timings
 from slamlab.zoo.decoders import find_decoder

@@ -1,19 +1,32 @@
-"""What a sweep is doing, as lines a person can follow: which trial, how far, what came of it, time left."""
+"""What a sweep is doing, told as it happens: lines a person can follow, a live view on a terminal, logs, a status file.
+
+A line is printed when a trial starts and when it ends, with what came of it. In between a terminal has the live view
+(:mod:`slamlab.sweep.live`); anything else gets a line where a trial stands somewhere new for a while.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
+from slamlab.credentials import redacted
 from slamlab.scoring.metrics import METRICS
-from slamlab.sweep.plan import clock
-from slamlab.sweep.settings import Request
+from slamlab.sweep.live import live as live_view
+from slamlab.sweep.logs import TrialLogs
+from slamlab.sweep.standing import Standing, StatusFile, clock
 from slamlab.terminal import one_line
-from slamlab.training.base import Progress
+
+if TYPE_CHECKING:
+    from slamlab.sweep.campaign import Campaign
+    from slamlab.sweep.settings import Request
+    from slamlab.training.base import Progress
 
 SAY_EVERY_S, SAY_EVERY_STEPS = 10.0, 50
 Result = TypeVar("Result")
@@ -21,36 +34,84 @@ VERDICT_STYLE = {"feasible": "green", "undecided": "yellow", "infeasible": "red"
 
 
 class Watcher:
-    """Prints a line when a trial starts, stands somewhere new for a while, or ends.
+    """Tells what happens in a sweep, from where it is opened to where it is closed.
 
     Args:
         console: Where lines go.
+        campaign: The sweep.
         num_expected: Trials expected of the whole sweep, for the time left.
-        num_settled: Trials that ended in earlier runs.
+        live: Whether a terminal gets the live view.
+        report: Where the report will be.
     """
 
-    def __init__(self, console: Console, num_expected: float, num_settled: int) -> None:
-        self._console, self._num_expected, self._num_settled = console, num_expected, num_settled
-        self._began_s = time.monotonic()
+    def __init__(
+        self,
+        console: Console,
+        campaign: Campaign,
+        num_expected: float,
+        *,
+        live: bool = True,
+        report: Path | None = None,
+    ) -> None:
+        self._console, self._store = console, campaign.store
+        name = campaign.settings.name
+        self._standing = Standing(campaign, num_expected, report)
+        self._logs = TrialLogs(self._store.root / "logs" / name)
+        self._status = StatusFile(self._store.root / "status" / f"{name}.json", self._standing, self._store.share)
+        # A console may be told to take any file for a terminal; only a real one is drawn on.
+        self._is_live = live and console.is_interactive and console.file.isatty()
         self._said_s: dict[Request, float] = {}
-        self._num_ended = num_settled
+        self._open = ExitStack()
+
+    def __enter__(self) -> Watcher:
+        self._open.enter_context(self._status)
+        if self._is_live:
+            self._open.enter_context(live_view(self._console, self._standing))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def say(self, line: str) -> None:
+        """Say something that is about no one trial."""
+        self._console.print(one_line(redacted(line)), markup=False, highlight=False, soft_wrap=True)
 
     def started(self, request: Request) -> None:
         """Say that a trial starts."""
         again = " (second attempt)" if request.attempt > 1 else ""
         self._said_s[request] = time.monotonic()
+        self._standing.started(request, in_words(request), self._log(request))
         self._say(request, f"starts{again}")
 
-    def advanced(self, request: Request, progress: Progress) -> None:
-        """Say where a trial stands, at most every ten seconds; a note always."""
+    def advanced(
+        self, request: Request, progress: Progress | None, *, worker: str = "", lines: Sequence[str] = ()
+    ) -> None:
+        """Say where a trial stands, at most every ten seconds; a note always.
+
+        Args:
+            request: The trial.
+            progress: Its last step; None where it has ended.
+            worker: Host and process that run it.
+            lines: More for its log.
+        """
+        if worker and self._standing.moved(request, worker):
+            self._logs.write(request, f"runs on {worker}")
+        self._standing.advanced(request, progress)
+        if lines:
+            self._logs.write(request, "\n".join(lines))
+        if progress is None:
+            return
         if progress.note:
             self._say(request, progress.note)
             return
+        loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
+        where = f"{progress.stage} {progress.step}/{progress.num_steps}{loss}"
         now = time.monotonic()
-        if now - self._said_s.get(request, 0.0) >= SAY_EVERY_S:
+        if not self._is_live and now - self._said_s.get(request, 0.0) >= SAY_EVERY_S:
             self._said_s[request] = now
-            loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
-            self._say(request, f"{progress.stage} {progress.step}/{progress.num_steps}{loss}")
+            self._say(request, where)
+        else:
+            self._logs.write(request, where)
 
     def completed(self, request: Request, record: Mapping[str, Any]) -> None:
         """Say what a trial found."""
@@ -67,35 +128,51 @@ class Watcher:
             style = VERDICT_STYLE[record["verdict"]]
             sure = f"P(within) {record['p_feasible']:.2f}" if "p_feasible" in record else ""
             found += f" -> [{style}]{record['verdict']}[/{style}] {sure}".rstrip()
-        self._num_ended += request.rung == "full"  # cheap looks are not planned for, nor long
+        self._standing.completed(request, record)
         self._say(request, f"{found} ({record['wall_seconds']:.0f} s){self._left()}", markup=True)
 
     def failed(self, request: Request, reason: str, details: str) -> None:
-        """Say why a trial failed."""
-        self._num_ended += request.attempt > 1 and request.rung == "full"
-        self._say(request, f"FAILED: {one_line(reason)}")
+        """Say why a trial failed, and where its log is."""
+        reason, details = redacted(reason), redacted(details)
+        self._standing.failed(request, reason, self._log(request))
+        if details:
+            self._logs.write(request, details)
+        self._say(request, f"FAILED: {one_line(reason)} (log: {self._logs.path(request)})")
         if details:
             self._console.print(details, style="dim", markup=False, highlight=False)
 
+    def cut_short(self, request: Request, reason: str) -> None:
+        """Say why a trial ended early without having failed."""
+        self._standing.cut_short(request)
+        self._say(request, f"CUT SHORT: {one_line(redacted(reason))}")
+
     def _left(self) -> str:
         """Return the time left, from the pace so far."""
-        remaining = self._num_expected - self._num_ended
-        if remaining <= 0 or self._num_ended == self._num_settled:
+        if (left_s := self._standing.left_s()) is None:
             return ""
-        pace_s = (time.monotonic() - self._began_s) / (self._num_ended - self._num_settled)
-        return f"; {self._num_ended} of about {self._num_expected:.0f} trials, {clock(pace_s * remaining)} left"
+        standing = self._standing
+        return f"; {standing.num_ended} of about {standing.num_expected:.0f} trials, {clock(left_s)} left"
+
+    def _log(self, request: Request) -> str:
+        return self._store.relative(self._logs.path(request))
 
     def _say(self, request: Request, text: str, *, markup: bool = False) -> None:
-        what: str = request.kind
-        if request.depth:
-            what = f"{what} -{request.depth} at {request.start}"
-        if request.rung != "full":
-            what += f" ({request.rung})"
-        if request.repeat:
-            what += f" (heal {request.repeat + 1})"
-        head = f"[{clock(time.monotonic() - self._began_s)}] {request.cell.name}: {what}: "
-        line = escape(head) + (text if markup else escape(text))
-        self._console.print(line, markup=True, highlight=False, soft_wrap=True)
+        head = f"[{clock(self._standing.elapsed_s)}] {request.cell.name}: {in_words(request)}: "
+        line = Text.from_markup(escape(head) + (text if markup else escape(text)))
+        self._logs.write(request, line.plain.removeprefix(head))
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def in_words(request: Request) -> str:
+    """Return what a trial does, without its cell."""
+    what: str = request.kind
+    if request.depth:
+        what = f"{what} -{request.depth} at {request.start}"
+    if request.rung != "full":
+        what += f" ({request.rung})"
+    if request.repeat:
+        what += f" (heal {request.repeat + 1})"
+    return what
 
 
 def follow(steps: Generator[Progress, None, Result], what: str, say: Callable[[str], None]) -> Result:

@@ -12,8 +12,9 @@ from slamlab.search.strategies import expected_num_heals
 from slamlab.sweep.bases import trained_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell
-from slamlab.sweep.plan import JOINT_HEALS, clock, estimate, hours
+from slamlab.sweep.plan import JOINT_HEALS, estimate, hours
 from slamlab.sweep.plan_table import maps_table, table
+from slamlab.sweep.standing import clock
 from slamlab.sweep.store import Store
 from slamlab.zoo.profiles import PROFILES
 
