@@ -208,14 +208,17 @@ class Driven:
     Attributes:
         kinds: Trials by kind.
         wall_s, cpu_s: What searcher and ledger took for each trial: asked for, begun, noted.
-        makespan_s, busy_s: By the simulated clock, its end; what trials took in all.
+        runs: By the simulated clock, when each trial began and ended.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
-    makespan_s: float = 0.0
-    busy_s: float = 0.0
+    runs: list[tuple[float, float]] = field(default_factory=list)
+
+    def busy(self, workers: int, until_s: float) -> float:
+        """Return the share of workers' time until then that went into trials."""
+        return sum(min(end, until_s) - begin for begin, end in self.runs if begin < until_s) / (workers * until_s)
 
 
 def drive(campaign: Campaign, world: World, workers: int, duration_s: Callable[[Request], float], most: int) -> Driven:
@@ -248,12 +251,11 @@ def drive(campaign: Campaign, world: World, workers: int, duration_s: Callable[[
             if request is None:
                 break
             timed(lambda request=request: campaign.begin(request))
-            lasts_s = duration_s(request)
-            found.busy_s += lasts_s
+            ends_s = now_s + duration_s(request)
+            found.runs.append((now_s, ends_s))
             found.kinds[request.kind] += 1
-            heapq.heappush(running, (now_s + lasts_s, next(order), request))
+            heapq.heappush(running, (ends_s, next(order), request))
         if not running:
-            found.makespan_s = now_s
             return found
         ends_s, _, request = heapq.heappop(running)
         now_s = max(now_s, ends_s)
@@ -292,7 +294,8 @@ def bench_scale(settings: Settings, heal_s: float, most: int, seed: int) -> dict
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "workers": settings.workers,
         "heal_s": heal_s,
-        "busy": found.busy_s / (settings.workers * found.makespan_s),
+        "busy": found.busy(settings.workers, max(end for _, end in found.runs)),
+        "busy_until_the_last_trial_began": found.busy(settings.workers, max(begin for begin, _ in found.runs)),
         "mean_trial_s_for_90_percent_busy": enough_s,
         "judging_ms": 1e3 * _judging_s(),
         "num_judged": NUM_JUDGED,
