@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -15,6 +15,9 @@ from slamlab.errors import DataError, OptionError, exit_on_user_error
 from slamlab.sweep.status_command import status
 from slamlab.sweep.store_command import app as store_commands
 from slamlab.terminal import json_line, make_console, one_line, printable
+
+if TYPE_CHECKING:
+    from slamlab.export.answers import Answer
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.add_typer(store_commands, name="store")
@@ -114,8 +117,9 @@ def export(
     cell: Annotated[str, typer.Option(metavar="WORDS", help="One cell of the report, such as 'asr en' or joint; default: all that have a model.")] = "",
     store: Annotated[str, typer.Option(help="The sweep's store, a folder or a URL, which holds the checkpoints.")] = "runs",
     base: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The unpruned model, to measure beside; default: found by its fingerprint where it ships or lies in the store.")] = None,
-    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file of the decoder's weights: 2GB, 500MB ...")] = "2GB",
+    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file of the weights: 2GB, 500MB ...")] = "2GB",
     dtype: Annotated[Literal["bf16", "fp32"] | None, typer.Option(help="Type of the weights; default: the checkpoint's.")] = None,
+    decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Of a SpeechLLM of transformers, write the decoder once more by itself, as the causal LM that engines for text load.")] = True,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure size, memory and speed side by side with the unpruned model.")] = True,
     push: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Also upload to the Hugging Face hub, as a private model, with the login of `hf auth login`.")] = "",
 ) -> None:
@@ -133,7 +137,6 @@ def export(
         from slamlab.export.folder import check_new, check_shard_size
         from slamlab.export.hub import check_target
         from slamlab.export.hub import push as push_folder
-        from slamlab.sweep.bases import folder_of
         from slamlab.sweep.store import Store
 
         disable_progress_bar()  # of loading weights, many times
@@ -151,22 +154,32 @@ def export(
         command = shlex.join(["python", "-m", "slamlab", "export", str(source), "--out", str(out), *_given(context)])
         refuse_credentials(command)
         for answer, folder in zip(answers, folders, strict=True):
-            known = (answer.found.get("base") or {}).get("fingerprint")
-            unpruned = base or (folder_of(known, Store(store)) if known else None)
+            unpruned = base or _unpruned(answer, store)
             if measure and unpruned is None:
                 console.print(f"note: {folder} is not measured, as its unpruned model was not found: give it with --base.", markup=False, highlight=False)
             export_model(
                 answer, folder, cache=root / "cache" / "models", command=command, precision=dtype, max_shard_size=max_shard_size,
-                base=unpruned, measured=measure, say=lambda line: console.print(line, markup=False, highlight=False),
+                base=unpruned, measured=measure, with_decoder=decoder, say=lambda line: console.print(line, markup=False, highlight=False),
             )  # fmt: skip
             typer.echo(printable(folder))
         if push:
             typer.echo(printable(push_folder(folders[0], push)))
 
 
+def _unpruned(answer: Answer, store: str) -> Path | None:
+    """Return the folder of the unpruned model, by its fingerprint; None where it is not at hand any more."""
+    from slamlab.sweep.bases import folder_of
+    from slamlab.sweep.store import Store
+
+    found = answer.found
+    if not (known := (found.get("base") or {}).get("fingerprint")):
+        return None
+    return folder_of(known, Store(store), found["encoder"] if found["encoder"] == found["family"] else "")
+
+
 def _given(context: typer.Context) -> list[str]:
     """Return the options of an export that change the folder, and were given."""
-    told = []
+    told = ["--no-decoder"] if not context.params["decoder"] else []
     for name in ("cell", "store", "base", "max_shard_size", "dtype"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -176,7 +189,7 @@ def _given(context: typer.Context) -> list[str]:
 
 # fmt: off
 AudioFiles = Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile or FFmpeg decodes, of any length.", show_default=False)]
-ModelFolder = Annotated[Path, typer.Option("--model", metavar="FOLDER", help="Folder of a model that SLAMLab wrote: an export, a checkpoint or a base.")]
+ModelFolder = Annotated[Path, typer.Option("--model", metavar="FOLDER_OR_ID", help="Folder of a model that SLAMLab wrote (an export, a checkpoint, a base), or folder or hub id of a SpeechLLM of transformers.")]
 Spoken = Annotated[str, typer.Option(metavar="CODE", help="Code of the language spoken: de, en ...; default: the model's, where its card names one.")]
 Beams = Annotated[int, typer.Option(help="1 decodes greedily.")]
 BatchSize = Annotated[int, typer.Option(help="Pieces of 30 s at most that are answered together.")]
@@ -195,35 +208,32 @@ def transcribe(
 
     Example: `python -m slamlab transcribe --model exports/qwen-asr-en talk.mp3`
     """
-    _hear("asr", paths, model, language, beams, batch_size, device, store, as_json)
+    _hear("asr", paths, model, language, "", beams, batch_size, device, store, as_json)
 
 
 @app.command()
 def translate(
     paths: AudioFiles, model: ModelFolder, language: Spoken = "", beams: Beams = 1, batch_size: BatchSize = 16,
     device: Device = "", store: StoreFolder = Path("runs"), as_json: AsJson = False,
-    to: Annotated[str, typer.Option(metavar="CODE", help="Language to translate into: en, which is what models learn here.")] = "en",
+    to: Annotated[str, typer.Option(metavar="CODE", help="Language to translate into: en is what models learn here, a SpeechLLM of transformers can be asked for any.")] = "en",
 ) -> None:  # fmt: skip
-    """Write what is said in audio files in English, one line a file.
+    """Write what is said in audio files in another language, one line a file.
 
     Example: `python -m slamlab translate --model exports/qwen-st-de --language de talk.mp3`
     """
-    with exit_on_user_error():
-        if to != "en":
-            raise OptionError("models learn here to translate into English", f"--to {to}", "leave it out")
-    _hear("st", paths, model, language, beams, batch_size, device, store, as_json)
+    _hear("st", paths, model, language, to, beams, batch_size, device, store, as_json)
 
 
 def _hear(
-    task: str, paths: list[Path], folder: Path, language: str, beams: int, batch_size: int, device: str, store: Path, as_json: bool
+    task: str, paths: list[Path], name: Path, language: str, to: str, beams: int, batch_size: int, device: str, store: Path, as_json: bool
 ) -> None:  # fmt: skip
     """Print what a model hears in audio files."""
     console = make_console(stderr=True)
     with exit_on_user_error():
         from transformers.utils.logging import disable_progress_bar
 
-        from slamlab.model.slam import load
-        from slamlab.model.transcribe import known_language, pick_device
+        from slamlab.model.slam import find_folder, load
+        from slamlab.model.transcribe import known_language, made_for, pick_device
         from slamlab.model.transcribe import transcribe as hear
         from slamlab.zoo.encoders import load_encoder
 
@@ -231,13 +241,18 @@ def _hear(
         if batch_size < 1 or beams < 1:
             raise OptionError("--batch-size and --beams are 1 or more", f"{batch_size} and {beams}", "raise them")
         where, cache = pick_device(device), store / "cache" / "models"
+        folder = find_folder(name)
         language = language or known_language(folder)
-        model = load(folder, cache=cache).to(where)
+        if (tasks := made_for(folder, "tasks")) and task not in tasks:
+            console.print(
+                f"note: {name} was healed for {', '.join(tasks)}, not for {task}.", markup=False, highlight=False
+            )
+        model = load(name, cache=cache).to(where)
         if where.type == "cpu":  # where an answer then does not depend on its batch, and bf16 is no faster
             model = model.in_precision("fp32")
-        encoder = load_encoder(model.config.encoder, cache, str(where))
+        encoder = load_encoder(model.encoder_name, cache, str(where))
         heard = hear(
-            model, encoder, paths, task=task, language=language, num_beams=beams, batch_size=batch_size,
+            model, encoder, paths, task=task, language=language, target_language=to or "en", num_beams=beams, batch_size=batch_size,
             say=lambda line: console.print(line, markup=False, highlight=False),
         )  # fmt: skip
         for one in heard:
@@ -245,6 +260,7 @@ def _hear(
                 "file": str(one.audio),
                 "task": task,
                 "language": language,
+                **({"target_language": to} if to else {}),
                 "text": one.text,
                 "segments": [asdict(part) for part in one.segments],
             }
