@@ -60,13 +60,18 @@ class TrialFailed(SlamlabError):
 def exit_on_user_error() -> Iterator[None]:
     """Print a :class:`UserError` as one sentence on stderr and leave with exit code 2.
 
-    It is one line, whatever was received, without control characters, and without the credentials of a URL.
+    It is one line, whatever was received, without control characters, and without the credentials of a URL. A full
+    disk is told like that too, whoever met it.
     """
     try:
         yield
-    except UserError as error:
+    except Exception as error:
         from slamlab.credentials import redacted
+        from slamlab.disk import disk_full
         from slamlab.terminal import one_line
 
-        print("error:", one_line(redacted(str(error))), file=sys.stderr)
+        told = error if isinstance(error, UserError) else disk_full(error)
+        if told is None:
+            raise
+        print("error:", one_line(redacted(str(told))), file=sys.stderr)
         raise SystemExit(2) from None

@@ -125,7 +125,7 @@ def test_optuna_is_imported_by_the_ledger_and_the_search() -> None:
 @pytest.mark.parametrize("name", modules_of(*FOLDERS))
 def test_folders_import_only_what_comes_before(name: str) -> None:
     own = name.split(".")[1]
-    allowed = {"errors", "credentials", "terminal", own, *FOLDERS[own]}
+    allowed = {"errors", "credentials", "disk", "terminal", own, *FOLDERS[own]}
     if name == "slamlab.zoo.corpora":  # opens each corpus by name, so it imports the one asked for, when asked
         assert not any(i.startswith("slamlab.data") for i in imports(name, inside_functions=False))
         allowed.add("data")

@@ -151,6 +151,14 @@ class Campaign:
         self.budget.spend(device_s)
         self._changed(request)
 
+    def lose(self, request: Request, reason: str) -> bool:
+        """Note that a trial lost its worker; say whether it is begun again, with nothing held against it."""
+        self.running.discard(request)
+        self._turns.ended(request)
+        is_free = self.ledgers[request.cell].lose(request, redacted(reason))
+        self._changed(request)
+        return is_free
+
     def judge(
         self, cell: Cell, record: Mapping[str, Any], split: str, *, unpruned: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:

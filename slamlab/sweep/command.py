@@ -15,6 +15,7 @@ import typer
 
 from slamlab.credentials import refuse_credentials
 from slamlab.errors import OptionError, exit_on_user_error
+from slamlab.sweep.heartbeat import HANG_MINUTES, hang_seconds
 from slamlab.terminal import make_console
 
 OF_SEARCHES = ("sampler", "price", "max_heals", "rungs", "control")
@@ -31,7 +32,7 @@ PANELS = {
     "Scoring": ("beams", "resample", "early_stop"),
     "The run": (
         "plan", "max_device_hours", "max_price", "gpu_price", "workers", "devices", "address", "store", "reports", "name", "seed",
-        "live", "track",
+        "live", "track", "hang_minutes",
     ),
 }  # fmt: skip
 """Options by what they are about, as `--help` shows them."""
@@ -98,6 +99,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         name: Annotated[str | None, typer.Option(help="Name of the sweep; default: the job and the options that choose its cells.")] = None,
         live: Annotated[bool, typer.Option("--live/--no-live", help="Show a live view where there is a terminal, or plain lines as elsewhere.")] = True,
         track: Annotated[list[str], typer.Option(help="Also tell tensorboard, wandb or mlflow, in the store's folder unless they are set up to go elsewhere; several with commas.")] = [],
+        hang_minutes: Annotated[float, typer.Option(help="A worker that shows no sign of life for so long is killed, and its trial tried once more, from what it kept; more where models are downloaded slowly, 0 to wait for ever.")] = HANG_MINUTES,
         plan: Annotated[bool, typer.Option("--plan", help="Print trials, time and disk that are expected, and run nothing.")] = False,
         max_device_hours: Annotated[float | None, typer.Option(help="Budget: GPU-hours (on a CPU: hours of its processes) that this sweep may take over all its runs. What does not fit is not begun; what was found is scored and reported, and a larger budget goes on from there.")] = None,
         max_price: Annotated[float | None, typer.Option(help="The same budget as a price; takes --gpu-price.")] = None,
@@ -120,6 +122,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
             from slamlab.zoo.profiles import HEAL_TARGETS
 
             trackers = check_trackers(split(track))
+            hang_seconds(hang_minutes)
             chosen, why = launch.choose_profile(profile, address)
             console.print(f"Profile {chosen.name} ({why}).", highlight=False)
             recipe = {
@@ -173,7 +176,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
                 console.print(table(estimate(settings, Store(settings.store))))
                 return
             out = reports / settings.name
-            results = launch.sweep(settings, corpus, console, command=command, address=address, live=live, track=trackers, report=out.absolute() / "index.html")
+            results = launch.sweep(settings, corpus, console, command=command, address=address, live=live, track=trackers, report=out.absolute() / "index.html", hang_minutes=hang_minutes)
             write_results(results, out)
             render(results, Store(settings.store).root, out)
         for line in in_closing(results):

@@ -19,6 +19,7 @@ from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
 from slamlab.sweep.cluster import largest
 from slamlab.sweep.device import memory_bytes, zero_plan
+from slamlab.sweep.heartbeat import HANG_MINUTES
 from slamlab.sweep.plan import estimate
 from slamlab.sweep.plan_table import budget_in_words
 from slamlab.sweep.progress import Watcher
@@ -251,6 +252,7 @@ def sweep(
     live: bool = True,
     track: Sequence[str] = (),
     report: Path | None = None,
+    hang_minutes: float = HANG_MINUTES,
 ) -> dict[str, Any]:
     """Run what is not known yet and return the results; a finished sweep starts nothing, not even Ray.
 
@@ -263,9 +265,10 @@ def sweep(
         live: Whether a terminal gets a live view.
         track: Where metrics go as well, of :data:`slamlab.sweep.tracking.TRACKERS`.
         report: Where the report will be.
+        hang_minutes: How long a worker may tell nothing; 0 for as long as it likes.
 
     Raises:
-        StoreError: Another process runs a sweep of this name on the same store.
+        StoreError: Another process runs a sweep of this name on the same store; or a disk is full.
     """
     store = Store(settings.store)
     with _alone(store, settings.name):
@@ -298,7 +301,7 @@ def sweep(
             await_nodes(settings, address, lambda line: console.print(line, highlight=False), settings.devices)
             whole = campaign.num_settled + expected.num_expected
             with Watcher(console, campaign, whole, live=live, report=report) as watcher:
-                run(campaign, watcher, track)
+                run(campaign, watcher, track, hang_minutes)
             if not campaign.finished:
                 console.print("Stopped before the end. What is finished is kept: the same command goes on from here.")
         store.send_ledger(settings.name, now=True)

@@ -10,6 +10,7 @@ a member.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +30,11 @@ JUDGED = ("value", "relative_degradation", "ci95", "p_within", "se")
 MAX_ATTEMPTS = 2
 """A trial that failed is tried once more, then reported."""
 INTERRUPTED = "interrupted"
-"""Marks a trial whose driver died: it did not fail, it was never finished."""
+"""Marks a trial whose driver or worker died: it did not fail, it was never finished."""
+LOST = "lost"
+"""Says how an interrupted trial lost its worker, while the driver lived."""
+MAX_LOST = 4
+"""As often is a trial begun again whose worker was lost; from then on that counts as a failure of its own."""
 
 SINGLES = ("base", "final", "control")
 """What a cell has one of at a time."""
@@ -83,6 +88,7 @@ class CellLedger:
         self._running: dict[Request, optuna.Trial] = {}
         self.singles = {kind: _read_single(kept.attrs, kind, store) for kind in SINGLES}
         self.probes: dict[Key, Attempts] = {}
+        self._lost: Counter[Key | str] = Counter({kind: kept.attrs.get(f"{kind}_lost", 0) for kind in SINGLES})
         self._take_up(kept.trials, store)
         replaced = map(store.read_record, kept.attrs.get("replaced", ()))
         self._replaced = [record for record in replaced if record is not None]
@@ -164,6 +170,23 @@ class CellLedger:
         self._keep(trial)
         self.probes.setdefault(_key_of(request), Attempts()).reasons.append(reason)
 
+    def lose(self, request: Request, reason: str) -> bool:
+        """Note that a trial lost its worker; say whether it is begun again as if it never was, and not failed."""
+        key = _key_of(request) if request.is_probe else _single(request)
+        if self._lost[key] >= MAX_LOST:
+            self.fail(request, reason)
+            return False
+        self._lost[key] += 1
+        if not request.is_probe:
+            self._file.set_attr(self._id, f"{key}_lost", self._lost[key])
+            return True
+        trial = self._running.pop(request)
+        trial.set_user_attr(INTERRUPTED, True)
+        trial.set_user_attr(LOST, reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+        self._keep(trial)
+        return True
+
     def _keep(self, trial: optuna.Trial) -> None:
         """Write a trial to the file as it is in memory."""
         self._file.write(self._id, self.study.get_trials(deepcopy=False)[trial.number])
@@ -191,6 +214,8 @@ class CellLedger:
                 self.probes.setdefault(_key(trial), Attempts()).record = record | judged
             elif "reason" in trial.user_attrs:
                 self.probes.setdefault(_key(trial), Attempts()).reasons.append(trial.user_attrs["reason"])
+            elif LOST in trial.user_attrs:
+                self._lost[_key(trial)] += 1
         self.study.add_trials(kept)
         if len(kept) < len(trials):
             self._file.rewrite(self._id, self.study.get_trials(deepcopy=False))

@@ -35,10 +35,12 @@ from ray.tune.search import Searcher
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from slamlab.disk import disk_full
 from slamlab.errors import OptionError, SlamlabError, StoreError
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cluster import largest
 from slamlab.sweep.healing import RankLost
+from slamlab.sweep.heartbeat import HANG_MINUTES, Heartbeats, hang_seconds
 from slamlab.sweep.logs import Teller, trial_name
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.settings import Request, Settings
@@ -121,16 +123,18 @@ def _private_folder() -> Path:
     return folder
 
 
-def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = ()) -> None:
+def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = (), hang_minutes: float = HANG_MINUTES) -> None:
     """Run trials until the campaign is finished.
 
     Args:
         campaign: Says which trial is next, and learns what came of it.
         watcher: Shows what happens.
         track: Trackers that are told as well.
+        hang_minutes: How long a worker may tell nothing; 0 for as long as it likes.
 
     Raises:
         OptionError: A tracker wants a login, and there is none.
+        StoreError: A disk is full.
     """
     settings = campaign.settings
     profile = settings.recipes()
@@ -138,10 +142,12 @@ def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = ()) -> None
     resources = tune.PlacementGroupFactory([a_device] * settings.devices)
     found: dict[str, dict[str, float]] | None = {} if track else None
     loggers = {name: _logger(name, settings.name, campaign.store.root) for name in track}
+    heart = HeartbeatCallback(Heartbeats(hang_seconds(hang_minutes)))
+    searcher = CampaignSearcher(campaign, watcher, heart.killed, found)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
         tune_config=tune.TuneConfig(
-            search_alg=CampaignSearcher(campaign, watcher, found),
+            search_alg=searcher,
             num_samples=-1,
             max_concurrent_trials=settings.workers,
             reuse_actors=True,
@@ -154,14 +160,56 @@ def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = ()) -> None
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=None if found is None else [TrackingCallback(loggers, found, watcher.say)],
+            callbacks=[heart, *([] if found is None else [TrackingCallback(loggers, found, watcher.say)])],
         ),
     )
     tuner.fit()
+    if searcher.stopped_by:
+        raise searcher.stopped_by
 
 
 def _name_of(trial: Any) -> str:
     return trial_name(Request.from_dict(trial.config["request"]))
+
+
+class HeartbeatCallback(tune.Callback):
+    """Kills the workers of trials that hang; Tune then takes them for lost.
+
+    Args:
+        beats: What is heard of trials.
+
+    Attributes:
+        killed: Why, by the ids of their trials.
+    """
+
+    def __init__(self, beats: Heartbeats) -> None:
+        self._beats = beats
+        self.killed: dict[str, str] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Begin to listen."""
+        self._beats.heard(trial.trial_id)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        """Note a sign of life."""
+        self._beats.heard(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Listen no longer."""
+        self._beats.ended(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Listen no longer."""
+        self._beats.ended(trial.trial_id)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Kill what hangs; Ray ends a process that does not answer even then, and the ranks that it owns, by force."""
+        if hanging := self._beats.hanging():
+            for trial in trials:
+                if trial.trial_id in hanging and trial.temporary_state.ray_actor is not None:
+                    self.killed[trial.trial_id] = self._beats.reason
+                    self._beats.ended(trial.trial_id)
+                    ray.kill(trial.temporary_state.ray_actor)
 
 
 class TrackingCallback(Tracking, tune.Callback):  # type: ignore[misc]  # Tune passes all by keyword
@@ -298,15 +346,19 @@ class Outcome:
         reason: Why there is no record, in a sentence.
         details: The traceback of what nobody foresaw.
         device_seconds: What a trial without a record took, as far as known.
+        is_lost: Whether there is no record since a process was lost, through no fault of the trial as far as known.
+        stop: Why the sweep ends here, and this trial did not fail: a disk is full.
     """
 
     record: dict[str, Any] | None = None
     reason: str = ""
     details: str = ""
     device_seconds: float = 0.0
+    is_lost: bool = False
+    stop: StoreError | None = None
 
 
-WORKER_LOST = Outcome(reason="the worker died (out of memory, or its node was lost)")
+WORKER_LOST = Outcome(reason="the worker died (out of memory, or its node was lost)", is_lost=True)
 
 
 class TrialRunner(tune.Trainable):
@@ -351,8 +403,11 @@ class TrialRunner(tune.Trainable):
         except StopIteration as end:
             return {"done": True, "outcome": Outcome(record=end.value)}
         except SlamlabError as error:
-            return {"done": True, "outcome": Outcome(reason=str(error), device_seconds=self._spent())}
+            lost = isinstance(error, RankLost)
+            return {"done": True, "outcome": Outcome(reason=str(error), device_seconds=self._spent(), is_lost=lost)}
         except Exception as error:
+            if full := disk_full(error):
+                return {"done": True, "outcome": Outcome(reason=str(full), stop=full)}
             # One bad cell never stops the others: whatever went wrong is this trial's failure, told in full.
             reason = f"{type(error).__name__}: {error}"
             told = Outcome(reason=reason, details=traceback.format_exc(), device_seconds=self._spent())
@@ -486,18 +541,29 @@ class CampaignSearcher(Searcher):
     Args:
         campaign: The sweep.
         watcher: Shows what happens.
+        killed: Why a worker was killed that hung, by its trial's id.
         found: Where metrics of trials that ended are put by their ids, None where nobody wants them.
+
+    Attributes:
+        stopped_by: Why no more trials are begun; None while they are.
     """
 
     def __init__(
-        self, campaign: Campaign, watcher: Watcher, found: dict[str, dict[str, float]] | None = None
+        self,
+        campaign: Campaign,
+        watcher: Watcher,
+        killed: Mapping[str, str],
+        found: dict[str, dict[str, float]] | None = None,
     ) -> None:
         super().__init__(metric="training_iteration", mode="max")
-        self._campaign, self._watcher, self._found = campaign, watcher, found
+        self._campaign, self._watcher, self._killed, self._found = campaign, watcher, killed, found
+        self.stopped_by: StoreError | None = None
         self._requests: dict[str, Request] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the configuration of a trial to start, None to be asked later, or that the search is over."""
+        if self.stopped_by:
+            return Searcher.FINISHED
         request = self._campaign.next()
         if request is None:
             return Searcher.FINISHED if self._campaign.finished else None
@@ -517,14 +583,21 @@ class CampaignSearcher(Searcher):
             return
         if result and result.get("done"):  # else it was told
             self._tell(request, result)
-        outcome = (result or {}).get("outcome", WORKER_LOST)
-        if outcome.record is not None:
+        hung = self._killed.get(trial_id)
+        outcome = (result or {}).get("outcome", Outcome(reason=hung) if hung else WORKER_LOST)
+        if outcome.stop is not None:
+            self.stopped_by = outcome.stop  # the ledger has the trial as one that was cut short
+            self._watcher.cut_short(request, outcome.reason)
+        elif outcome.record is not None:
             judged = self._campaign.complete(request, outcome.record)
             if self._found is not None:
                 self._found[trial_id] = metrics_of(request, judged)
             self._watcher.completed(request, judged)
+        elif outcome.is_lost and self._campaign.lose(request, outcome.reason):
+            self._watcher.cut_short(request, f"{outcome.reason}: it is begun again")
         else:
-            self._campaign.fail(request, outcome.reason, outcome.device_seconds)
+            if not outcome.is_lost:
+                self._campaign.fail(request, outcome.reason, outcome.device_seconds)
             self._watcher.failed(request, outcome.reason, outcome.details)
 
     def _tell(self, request: Request, result: Mapping[str, Any]) -> None:
