@@ -73,7 +73,7 @@ def _told(root: Path, found: list[dict[str, Any]], *, in_full: bool) -> Iterator
 def _headline(one: Mapping[str, Any]) -> str:
     """Return name, state and counts of a sweep in a line."""
     status, now = one["status"], time.time()
-    parts = [f"{one['num_finished']} trials finished"]
+    parts = [f"{one['num_finished']} finished"]
     if one["num_failed"]:
         parts.append(f"{one['num_failed']} attempts failed")
     if one["last_ended"]:
@@ -113,6 +113,7 @@ def _cells_and_trials(root: Path, one: Mapping[str, Any], limit: int | None) -> 
         yield Text(one_line(f"failed: {name}: {failure['what']}: {failure['reason']}{log}"), style="red")
     if len(failures[:limit]) < len(failures):
         yield Text(f"and {len(failures) - len(failures[:limit])} more failures")
-    for label in ("logs", "report"):
-        if one[label]:
-            yield Text(one_line(f"{label}: {one[label]}"))
+    if one["logs"]:
+        yield Text(one_line(f"logs: {one['logs']}"))
+    if one["report"]:
+        yield Text(one_line(f"report: {one['report']}{'' if Path(one['report']).exists() else ' (not there yet)'}"))
