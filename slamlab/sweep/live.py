@@ -117,7 +117,7 @@ def bound_in_words(bound: Mapping[str, Any] | None) -> str:
     """Return a block and how probable it is that it does no harm."""
     if bound is None:
         return "–"
-    sure = f" (P {bound['p_feasible']:.2f})" if bound.get("p_feasible") is not None else ""
+    sure = " (by its heal alone)" if bound["p_feasible"] is None else f" (P {bound['p_feasible']:.2f})"
     return f"-{bound['depth']} at {bound['start']}{sure}"
 
 

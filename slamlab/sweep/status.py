@@ -21,6 +21,7 @@ from typing import Any
 
 from slamlab.errors import OptionError, StoreError
 from slamlab.sweep.remote import Remote, is_url
+from slamlab.sweep.standing import MANY_CELLS
 
 FRESH_S = 60.0
 """A driver on another machine is taken to run for so long after its last word."""
@@ -173,9 +174,14 @@ def _standing(root: Path, sweep: str, known: Mapping[str, Mapping[str, Any]]) ->
     """Return how one sweep stands, given its cells by the ledger."""
     status = _read_status(root / "status" / f"{sweep}.json")
     told = status["cells"] if status else {}
-    # Bounds by all evidence, where a driver has told any; the rest is the ledger's, which no death leaves behind.
+    # A driver's bounds are by all evidence, and none is one too; of many cells it has told some only.
+    tells_all = len(told) <= MANY_CELLS
     cells = {
-        name: {**_NOTHING, **known.get(name, {}), **{key: value for key, value in told.get(name, {}).items() if value}}
+        name: {
+            **_NOTHING,
+            **known.get(name, {}),
+            **{key: one for key, one in told.get(name, {}).items() if one or tells_all},
+        }
         for name in [*known, *(name for name in told if name not in known)]
     }
     logs = root / "logs" / sweep

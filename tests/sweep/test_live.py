@@ -75,4 +75,4 @@ def test_names_from_outside_cannot_draw():
 def test_a_line_without_a_pace_tells_no_time():
     assert "left" not in headline({**snapshot(1), "left_s": None})
     assert bound_in_words(None) == "–"
-    assert bound_in_words({"depth": 2, "start": 1, "p_feasible": None}) == "-2 at 1"
+    assert bound_in_words({"depth": 2, "start": 1, "p_feasible": None}) == "-2 at 1 (by its heal alone)"
