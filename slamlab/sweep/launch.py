@@ -294,7 +294,9 @@ def sweep(
                 recipes = [settings.heal_recipe(cell).train for cell in settings.cells]
                 stage = " and ".join(map(str, sorted({recipe.zero_stage for recipe in recipes})))
                 where = ", offloaded to the host's memory" if any(recipe.offload for recipe in recipes) else ""
-                console.print(f"A heal takes {settings.devices} devices, at ZeRO stage {stage}{where}.", highlight=False)
+                console.print(
+                    f"A heal takes {settings.devices} devices, at ZeRO stage {stage}{where}.", highlight=False
+                )
             from slamlab.sweep.orchestrate import await_nodes, run, start_ray
 
             start_ray(address)

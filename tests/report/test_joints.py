@@ -116,7 +116,9 @@ def test_what_limits_a_member_is_kept(joint) -> None:
     results["cells"][0] |= {"verdict": "feasible", "reason": open_depths}
     cell = as_members(results["cells"], results["joints"])[0]
     assert cell["searched_only"] and cell["reason"] == open_depths
-    assert cell_answer(cell, 4, 0.25).endswith("for the joint model. Deeper blocks are open, as the probe of depth 8 failed.")
+    assert cell_answer(cell, 4, 0.25).endswith(
+        "for the joint model. Deeper blocks are open, as the probe of depth 8 failed."
+    )
 
 
 def test_a_member_undecided_on_its_own_split_stays_undecided(joint) -> None:
