@@ -374,8 +374,12 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
         settings = make_settings(folder / f"ours-{number}", make_cells(1, num_cells), 2)
         store = Store(settings.store).open(min_free_bytes=0)
         campaign = InstantCampaign(settings, store)
-        with Path(os.devnull).open("w") as nowhere, patch.object(orchestrate, "TrialRunner", Instant):
-            orchestrate.run(campaign, Watcher(Console(file=nowhere), 1.0, 0))
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            patch.object(orchestrate, "TrialRunner", Instant),
+            Watcher(Console(file=nowhere), campaign, 1.0, live=False) as watcher,
+        ):
+            orchestrate.run(campaign, watcher)
         if not campaign.finished:
             raise RuntimeError("the sweep stopped before its end")
         return campaign.num_settled
