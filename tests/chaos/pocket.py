@@ -1,0 +1,57 @@
+"""`sweeps/max_prune.py`, but that a heal keeps its state at every step; on this machine, or on nodes of a cluster.
+
+Called with a number of nodes (0 for this machine alone), then options of the command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from slamlab.sweep import healing, orchestrate
+from slamlab.sweep.command import sweep_app
+from slamlab.training.resume import Keeper
+
+
+def keep_often() -> None:
+    """Keep the state of this process's heals at every step."""
+    healing.Keeper = partial(Keeper, every_s=0)
+
+
+class OftenKept(orchestrate.TrialRunner):
+    """A worker whose heals can be killed at any step without a loss."""
+
+    def _run(self, request: Any) -> Iterator[Any]:
+        keep_often()
+        orchestrate.Rank = OftenKeptRank  # whom the team of this process asks
+        return (yield from super()._run(request))
+
+
+class OftenKeptRank(orchestrate.Rank):
+    """The same of one rank of several."""
+
+    def heal(self, *given: Any) -> Iterator[Any]:
+        """Take part in a heal."""
+        keep_often()
+        yield from super().heal(*given)
+
+
+def main() -> None:
+    """Run the command."""
+    orchestrate.TrialRunner = OftenKept
+    num_nodes = int(sys.argv.pop(1))
+    if num_nodes:
+        from ray.cluster_utils import Cluster
+
+        here = {"object_store_memory": orchestrate.OBJECT_STORE_BYTES}
+        cluster = Cluster(initialize_head=True, head_node_args={**here, "num_cpus": 0})
+        for _ in range(num_nodes):
+            cluster.add_node(**here, num_cpus=1)
+        sys.argv += ["--address", cluster.address]
+    sweep_app("max_prune", None, lambda: "python sweeps/max_prune.py")()
+
+
+if __name__ == "__main__":
+    main()
