@@ -150,12 +150,7 @@ def main(
 ) -> None:
     """Measure how fast answers are decoded."""
     with exit_on_user_error():
-        if (
-            min(width, layers, length, num_tokens) < 1
-            or width % 64
-            or not 0 < remove < 1
-            or round(remove * layers) < 1
-        ):
+        if min(width, layers, length, num_tokens) < 1 or width % 64 or not 0 < remove < 1 or round(remove * layers) < 1:
             raise OptionError(
                 "counts are 1 or more, the width a multiple of 64, and a share in (0, 1) of the layers is removed",
                 f"width {width}, {layers} layers, {remove} removed, length {length}, {num_tokens} tokens",

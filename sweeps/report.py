@@ -12,7 +12,7 @@ from slamlab.report.page import render
 from slamlab.report.redundancy import render_redundancy
 from slamlab.report.redundancy_records import FILE_NAME
 from slamlab.report.results import read_results
-from slamlab.sweep.store import Store
+from slamlab.sweep.remote import is_url
 from slamlab.terminal import printable
 
 
@@ -36,11 +36,18 @@ def main(
         if is_maps := (folder / FILE_NAME).is_file():
             render_redundancy(folder)
         else:
-            root = Store(store).fetch_for(folder)
+            root = _fetched(store, folder) if is_url(store) else Path(store)
             render(read_results(folder), root, folder)
     if not is_maps and not root.is_dir():
         typer.echo(printable(f"There is no store at {store}: maps and samples are left out (name it with --store)."))
     typer.echo(printable(f"Report: {folder / 'index.html'}"))
+
+
+def _fetched(url: str, report: Path) -> Path:
+    """Return the folder that has what a report names of a store at a URL."""
+    from slamlab.sweep.store import Store  # brings `transformers`, which a folder does without
+
+    return Store(url).fetch_for(report)
 
 
 if __name__ == "__main__":

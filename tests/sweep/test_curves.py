@@ -17,7 +17,8 @@ from slamlab.report.page import render
 from slamlab.report.results import check_results
 from slamlab.search.curve import Curve
 from slamlab.sweep.campaign import Campaign
-from slamlab.sweep.plan import estimate, table
+from slamlab.sweep.plan import estimate
+from slamlab.sweep.plan_table import table
 from slamlab.sweep.store import Store
 
 ROOT = Path(__file__).parents[2]
