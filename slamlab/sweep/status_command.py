@@ -20,6 +20,8 @@ from slamlab.sweep.status import find_store, read_store
 from slamlab.terminal import json_line, make_console, one_line
 
 WATCH_EVERY_S = 2.0
+WIDTH_OF_A_FILE = 160
+"""Of what is not printed to a terminal, in columns: nothing there has to be left out for want of room."""
 MAX_ROWS = 20
 """Cells, trials and failures that are listed of a sweep that was not asked for by name."""
 
@@ -37,6 +39,8 @@ def status(
     Reads only, and disturbs nothing. Example: `python -m slamlab status --store runs --watch`
     """
     console = make_console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_A_FILE)
 
     def look() -> RenderableType:
         root = find_store(store)
