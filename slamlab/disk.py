@@ -1,14 +1,40 @@
-"""A disk without room, however that is told: by the system, by SQLite, by a library that wraps what the system says."""
+"""Files that appear whole or not at all; and a disk without room, however that is told: by the system, by SQLite, by a
+library that wraps what the system says.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from slamlab.errors import StoreError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SAID = ("no space left on device", "disk quota exceeded", "database or disk is full")
 """What libraries that keep no error number say: safetensors, SQLite, Arrow."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file beside `path` that takes its place at the end.
+
+    Nobody meets half a file, and after an error none is left. Until then it is called `.draft-` and random letters,
+    without a suffix: no pattern for finished files meets it. Whoever may read the folder may read the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o644)  # mkstemp makes it private to its owner
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def disk_full(error: BaseException) -> StoreError | None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slamlab.disk import disk_full
+from slamlab.disk import disk_full, whole_file
 from slamlab.errors import StoreError, exit_on_user_error
 
 DEVICE = Path("/dev/full")  # whose every write finds no space left
@@ -81,3 +81,15 @@ def test_what_safetensors_says(small_disk):
     tensor = torch.zeros(4_000_000, dtype=torch.uint8)
 
     assert disk_full(_raised(lambda: save_file({"weights": tensor}, small_disk / "state")))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "kept.json"
+    with whole_file(path) as draft:
+        draft.write_text("first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("kept.json", "first")]
+    assert path.stat().st_mode & 0o777 == 0o644

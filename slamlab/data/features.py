@@ -10,14 +10,15 @@ Shape legend: T frames, D encoder width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from slamlab.data import audio
 from slamlab.data.utterance import Utterance
-from slamlab.zoo.assets import sha256_of, write_atomically
+from slamlab.disk import whole_file
+from slamlab.zoo.assets import sha256_of
 from slamlab.zoo.encoders import ENCODING_RULE, EncoderSpec, SpeechEncoder, load_encoder, locate_encoder
 
 CHUNK = 64
@@ -81,7 +82,8 @@ class FeatureStore:
             return
         waveforms = [audio.read(utterance.audio, self.spec.sample_rate_hz) for _, utterance in todo]
         for (path, _), frames in zip(todo, self._encoder.encode(waveforms), strict=True):
-            write_atomically(path, partial(np.save, arr=frames))
+            with whole_file(path) as draft, draft.open("wb") as file:
+                np.save(file, frames)
 
     def _load(self, path: Path) -> np.ndarray | None:
         """Return the features in a file, or None where it is damaged (a full disk, a lost node)."""

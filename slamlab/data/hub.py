@@ -26,8 +26,8 @@ from slamlab.data import audio
 from slamlab.data.grammar import spoken_key
 from slamlab.data.parquet import ParquetFiles, in_folder, on_hub, rows
 from slamlab.data.utterance import Utterance
+from slamlab.disk import whole_file
 from slamlab.errors import DataError, OptionError
-from slamlab.zoo.assets import write_atomically
 from slamlab.zoo.corpora import HubSpec
 
 _SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus")
@@ -112,7 +112,8 @@ class HubCorpus:
         if not path.is_file():
             found = on_hub(self.spec.hub_id, self.spec.revision)
             kept = {"source": found.source, "version": found.version, "names": found.names}
-            write_atomically(path, lambda part: part.write_text(json.dumps(kept)))
+            with whole_file(path) as draft:
+                draft.write_text(json.dumps(kept))
         kept = json.loads(path.read_text())
         return ParquetFiles(**{**kept, "names": tuple(kept["names"])})
 
@@ -133,7 +134,8 @@ class HubCorpus:
 
     def _write_note(self, name: str, note: object) -> None:
         text = json.dumps(note, ensure_ascii=False)
-        write_atomically(self._notes / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+        with whole_file(self._notes / f"{name}.json") as draft:
+            draft.write_text(text, encoding="utf-8")
 
     @contextmanager
     def _alone(self, language: str, split: str) -> Iterator[None]:
@@ -252,7 +254,8 @@ class HubCorpus:
         relative = f"audio/{digest[:2]}/{digest}{suffix if suffix in _SUFFIXES else '.audio'}"
         path = self._store / relative
         if not path.is_file():
-            write_atomically(path, lambda part: part.write_bytes(content))
+            with whole_file(path) as draft:
+                draft.write_bytes(content)
         try:
             return relative, audio.check(path)
         except DataError:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ import soundfile
 import soxr
 
 from slamlab.data.utterance import SPLITS, Utterance
+from slamlab.disk import whole_file
 from slamlab.errors import DataError, OptionError
 from slamlab.zoo.languages import LANGUAGES
 
@@ -164,15 +163,9 @@ def _espeak_version() -> str:
 
 
 def _write(path: Path, waveform: np.ndarray) -> None:
-    """Write 16-bit FLAC under a name of its own, then rename: a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".flac")
-    os.close(handle)
-    try:
-        soundfile.write(temporary, waveform, SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Write 16-bit FLAC; a reader never meets half a file."""
+    with whole_file(path) as draft:
+        soundfile.write(draft, waveform, SAMPLE_RATE_HZ, subtype="PCM_16", format="FLAC")
 
 
 def _record(text: str, voice: str, rng: np.random.Generator) -> np.ndarray:

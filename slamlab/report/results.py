@@ -32,6 +32,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slamlab.disk import whole_file
 from slamlab.errors import DataError, StoreError
 from slamlab.report.checks import (
     AGAIN,
@@ -137,11 +138,9 @@ def write_results(results: Mapping[str, Any], out: Path) -> Path:
     path = out / FILE_NAME
     check_results(results, str(path))
     content = json.dumps(results, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    draft = path.with_suffix(".draft")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        draft.write_text(content, encoding="utf-8", newline="\n")
-        draft.replace(path)
+        with whole_file(path) as draft:
+            draft.write_text(content, encoding="utf-8", newline="\n")
     except OSError as error:
         raise StoreError(
             "a report's folder can be written", f"{out} ({error.strerror})", "write it elsewhere"

@@ -8,12 +8,11 @@ whose letters are counted the columns hold them between spaces, so that `jiwer.w
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from slamlab.disk import whole_file
 from slamlab.errors import DataError
 from slamlab.scoring.normalise import normaliser
 
@@ -110,15 +109,8 @@ def encode_records(records: Iterable[Record]) -> bytes:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSON Lines; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode_records(records))
-        Path(draft).chmod(0o644)  # mkstemp makes it private to its owner
-        Path(draft).replace(path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        draft.write_bytes(encode_records(records))
 
 
 def read_records(path: Path) -> list[Record]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import platformdirs
 
 from slamlab.credentials import redacted
+from slamlab.disk import whole_file
 from slamlab.errors import StoreError
 from slamlab.sweep.integrity import KEPT, MANIFEST, folder_problem, read_manifest
 from slamlab.sweep.patience import patiently
@@ -123,18 +124,11 @@ class Remote:
 
     def fetch(self, name: str) -> bool:
         """Bring a file into the working folder; say whether it was there. What it holds is for the caller to verify."""
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=target.parent, prefix=".draft-")
-        os.close(handle)
         try:
-            self._do(lambda: self._fs.get_file(self._at(name), draft))
-            Path(draft).chmod(0o644)
-            Path(draft).replace(target)
+            with whole_file(self.folder / name) as draft:
+                self._do(lambda: self._fs.get_file(self._at(name), str(draft)))
         except FileNotFoundError:
             return False
-        finally:
-            Path(draft).unlink(missing_ok=True)
         return True
 
     def fetch_all(self, names: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slamlab.credentials import redacted
+from slamlab.disk import whole_file
 
 if TYPE_CHECKING:
     from slamlab.sweep.campaign import Campaign
@@ -261,11 +262,9 @@ class StatusFile:
 
     def _write(self, ended: float | None) -> None:
         """Write the file whole or not at all; where it cannot be, nobody is disturbed."""
-        draft = self._path.with_name(f".draft-{os.getpid()}-{self._path.name}")
         with suppress(Exception):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps({**self._standing.snapshot(), "ended": ended}))
-            draft.replace(self._path)
+            with whole_file(self._path) as draft:
+                draft.write_text(json.dumps({**self._standing.snapshot(), "ended": ended}))
             if ended or time.monotonic() - self._shared_s >= SHARE_EVERY_S:
                 self._shared_s = time.monotonic()
                 self._share(self._path)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slamlab.credentials import redacted
+from slamlab.disk import whole_file
 from slamlab.errors import StoreError
 from slamlab.scoring.journal import Journal
 from slamlab.scoring.records import Record, decode_records
@@ -442,17 +443,10 @@ class Store:
         self._patiently(lambda: self._write_once(path, content))
 
     def _write_once(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(draft).chmod(0o644)
-            Path(draft).rename(path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+        with whole_file(path) as draft, draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _patiently(self, work: Callable[[], Result]) -> Result:
         return patiently(work, self._is_away, self.root, self.say)

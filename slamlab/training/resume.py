@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from slamlab.disk import whole_file
 
 SAVE_EVERY_S = 600.0
 """A killed heal loses this much at most; writing a 7b decoder's LoRA and projector takes a second or so of it."""
@@ -75,15 +76,10 @@ class Keeper:
 
     def write(self, losses: list[float], tensors: Mapping[str, torch.Tensor]) -> None:
         """Replace the state in the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         wall_s, device_s = self._cost()
         told = {"revision": REVISION, "run": self._run, "losses": losses, "wall_s": wall_s, "device_s": device_s}
-        draft = self.path.with_name(f".draft-{os.getpid()}-{self.path.name}")
-        try:
+        with whole_file(self.path) as draft:
             save_file(dict(tensors), draft, {"state": json.dumps(told), "sha256": _digest(tensors)})
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
         self._changed(self.path)
         self._wrote_s = time.monotonic()
 

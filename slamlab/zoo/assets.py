@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from slamlab.disk import whole_file
 from slamlab.errors import AssetError, ModelError
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ def hub_folder(hub_id: str, *, local_only: bool = False) -> Path:
             folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
             if not weight_files(folder) and (reference := _conversion(hub_id)):
                 folder = Path(snapshot_download(hub_id, revision=reference, allow_patterns=patterns))
-                write_atomically(note, lambda path: path.write_text(reference))
+                with whole_file(note) as draft:
+                    draft.write_text(reference)
             if weight_files(folder):
                 return folder
             raise AssetError(
@@ -278,7 +279,8 @@ def folder_fingerprint(folder: Path, cache: Path) -> str:
     if kept.is_file() and len(digest := kept.read_text()) == 64:
         return digest
     digest = hashlib.sha256("".join(f"{p.name}:{sha256_of(p)};" for p in files).encode()).hexdigest()
-    write_atomically(kept, lambda path: path.write_text(digest))
+    with whole_file(kept) as draft:
+        draft.write_text(digest)
     return digest
 
 
@@ -286,19 +288,6 @@ def sha256_of(path: Path) -> str:
     """Return the hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `target`, then rename: nobody ever sees half of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    try:
-        write(Path(name))
-        Path(name).chmod(0o644)  # temporary files are private; a cache may be shared
-        Path(name).replace(target)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def make_folder(target: Path, fill: Callable[[Path], object]) -> Path:

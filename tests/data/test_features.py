@@ -109,4 +109,4 @@ def test_two_workers_may_fill_one_folder(
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(list((tmp_path / "f").rglob("*.npy"))) == 3
-    assert not list((tmp_path / "f").rglob(".part-*"))
+    assert not list((tmp_path / "f").rglob(".draft-*"))

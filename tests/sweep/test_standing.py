@@ -1,7 +1,9 @@
 """How a sweep stands, as the driver keeps and writes it."""
 
+import errno
 import json
 import time
+from pathlib import Path
 
 import pytest
 from small_world import cell, small_sweep
@@ -72,6 +74,20 @@ def test_a_file_that_cannot_be_written_stops_nothing(tmp_path):
     with StatusFile(tmp_path / "status" / "tiny.json", standing, share=lambda path: None):
         pass
     assert (tmp_path / "status").is_file()
+
+
+def test_a_disk_that_fills_in_mid_file_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def half(path, text):
+        path.write_bytes(text.encode()[:9])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    settings = small_sweep(tmp_path)
+    with StatusFile(
+        tmp_path / "status" / "tiny.json", Standing(Campaign(settings, Store(tmp_path)), 6), lambda path: None
+    ):
+        pass
+    assert list((tmp_path / "status").iterdir()) == []
 
 
 def test_what_is_written_is_shared_at_the_end(tmp_path):
