@@ -29,6 +29,7 @@ import os
 import platform
 import resource
 import shutil
+import sys
 import tempfile
 import time
 import zlib
@@ -66,6 +67,8 @@ SHORT = {"base": 0.3, "final": 0.15}
 SPREAD = 0.4
 """Of trials' durations, standard deviation of the logarithm."""
 NUM_JUDGED = 300
+TELL_EVERY = 2000
+"""Trials between two lines about a simulated sweep."""
 
 
 def make_cells(num_decoders: int, num_cells: int) -> tuple[Cell, ...]:
@@ -221,7 +224,14 @@ class Driven:
         return sum(min(end, until_s) - begin for begin, end in self.runs if begin < until_s) / (workers * until_s)
 
 
-def drive(campaign: Campaign, world: World, workers: int, duration_s: Callable[[Request], float], most: int) -> Driven:
+def drive(
+    campaign: Campaign,
+    world: World,
+    workers: int,
+    duration_s: Callable[[Request], float],
+    most: int = 10**9,
+    tell: Callable[[Driven], None] = lambda found: None,
+) -> Driven:
     """Run a campaign on simulated workers: events in the order of a clock on which the driver's own time counts.
 
     Args:
@@ -230,6 +240,7 @@ def drive(campaign: Campaign, world: World, workers: int, duration_s: Callable[[
         workers: Trials at a time.
         duration_s: What a trial takes.
         most: Trials at most.
+        tell: Called now and then with what there is so far.
     """
     found, order, now_s = Driven(), itertools.count(), 0.0
     running: list[tuple[float, int, Request]] = []  # a heap by when they end
@@ -264,10 +275,12 @@ def drive(campaign: Campaign, world: World, workers: int, duration_s: Callable[[
         found.wall_s.append(spent[0])
         found.cpu_s.append(spent[1])
         spent[:] = 0.0, 0.0
+        if len(found.wall_s) % TELL_EVERY == 0:
+            tell(found)
 
 
 def bench_scale(settings: Settings, heal_s: float, most: int, seed: int) -> dict[str, Any]:
-    """Drive a sweep of instant trials to its end."""
+    """Drive a sweep of instant trials to its end, with a line to the standard error now and then."""
     store = Store(settings.store).open(min_free_bytes=0)
     draw = np.random.default_rng(seed)
 
@@ -275,7 +288,12 @@ def bench_scale(settings: Settings, heal_s: float, most: int, seed: int) -> dict
         return heal_s * SHORT.get(request.kind, 1.0) * float(np.exp(SPREAD * draw.standard_normal() - SPREAD**2 / 2))
 
     opened_s, campaign = _timed(lambda: InstantCampaign(settings, store))
-    found = drive(campaign, World(store, seed), settings.workers, duration_s, most)
+
+    def tell(found: Driven) -> None:
+        recent_s = float(np.mean(found.wall_s[-TELL_EVERY:]))
+        print(f"{len(found.wall_s):,} trials, {1e3 * recent_s:.1f} ms each", file=sys.stderr, flush=True)
+
+    found = drive(campaign, World(store, seed), settings.workers, duration_s, most, tell)
     num = len(found.wall_s)
     # One driver serves all: whatever it takes for a trial, workers wait for where trials are short.
     enough_s = 0.9 * settings.workers * float(np.mean(found.wall_s))
