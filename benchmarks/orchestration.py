@@ -354,7 +354,8 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
     """Compare a sweep of no-op trials with bare Ray Tune's, in turns."""
     from ray import tune
 
-    from slamlab.sweep import orchestrate
+    from slamlab.sweep.cluster import run
+    from slamlab.sweep.cluster.start import start_ray
     from slamlab.sweep.progress import Watcher
 
     class NoOp(tune.Trainable):
@@ -381,7 +382,7 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
 
         def step(self) -> dict[str, Any]:
             """End."""
-            return {"done": True, "outcome": orchestrate.Outcome(record=self._world.run(self._request))}
+            return {"done": True, "outcome": run.Outcome(record=self._world.run(self._request))}
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             """Begin another one."""
@@ -394,10 +395,10 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
         campaign = InstantCampaign(settings, store)
         with (
             Path(os.devnull).open("w") as nowhere,
-            patch.object(orchestrate, "TrialRunner", Instant),
+            patch.object(run, "TrialRunner", Instant),
             Watcher(Console(file=nowhere), campaign, 1.0, live=False) as watcher,
         ):
-            orchestrate.run(campaign, watcher)
+            run.run(campaign, watcher)
         if not campaign.finished:
             raise RuntimeError("the sweep stopped before its end")
         return campaign.num_settled
@@ -414,7 +415,7 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
             ),
         ).fit()
 
-    orchestrate.start_ray()
+    start_ray()
     ours_s, bare_s = [], []
     for number in range(-1, repeats):  # the first of each warms up
         took_s, num_trials = _timed(lambda number=number: ours(number))

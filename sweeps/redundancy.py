@@ -117,7 +117,9 @@ def main(
         launch.check_assets(settings)
         make = make_maps
         if address is not None:
-            from slamlab.sweep.orchestrate import await_nodes, make_maps_on_cluster, start_ray
+            from slamlab.sweep.cluster.maps import make_maps_on_cluster
+            from slamlab.sweep.cluster.nodes import await_nodes
+            from slamlab.sweep.cluster.start import start_ray
 
             start_ray(address)
             await_nodes(settings, address, lambda line: console.print(line, markup=False))

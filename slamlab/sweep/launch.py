@@ -17,7 +17,7 @@ from slamlab.errors import DataError, OptionError, StoreError
 from slamlab.sweep.bases import base_identity, base_name, check_given, shipped_folder
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cells import Cell, make_cells
-from slamlab.sweep.cluster import largest
+from slamlab.sweep.cluster.capacity import largest
 from slamlab.sweep.device import memory_bytes, zero_plan
 from slamlab.sweep.heartbeat import HANG_MINUTES
 from slamlab.sweep.plan import estimate
@@ -49,7 +49,7 @@ def choose_profile(requested: str, address: str | None) -> tuple[Profile, str]:
             raise OptionError(f"a profile is auto, {' or '.join(PROFILES)}", requested, "choose one of these")
         return PROFILES[requested], "as asked"
     if address is not None:
-        from slamlab.sweep.orchestrate import start_ray
+        from slamlab.sweep.cluster.start import start_ray
 
         num_gpus, where = int(start_ray(address).get("GPU", 0)), f"the Ray cluster at {address}"
         most = int((largest() or {}).get("GPU", 0))
@@ -78,7 +78,7 @@ def sweep_name(job: str, *questions: Sequence[str], changed: Mapping[str, Any] |
 def default_workers(profile: Profile, address: str | None, devices: int = 1) -> int:
     """Return how many trials of a profile fit at the same time: on the cluster as large as it may grow, or here."""
     if address is not None:
-        from slamlab.sweep.orchestrate import start_ray
+        from slamlab.sweep.cluster.start import start_ray
 
         found, most = start_ray(address), largest() or {}
         cpus, gpus = (int(max(found.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU"))
@@ -297,7 +297,9 @@ def sweep(
                 console.print(
                     f"A heal takes {settings.devices} devices, at ZeRO stage {stage}{where}.", highlight=False
                 )
-            from slamlab.sweep.orchestrate import await_nodes, run, start_ray
+            from slamlab.sweep.cluster.nodes import await_nodes
+            from slamlab.sweep.cluster.run import run
+            from slamlab.sweep.cluster.start import start_ray
 
             start_ray(address)
             await_nodes(settings, address, lambda line: console.print(line, highlight=False), settings.devices)

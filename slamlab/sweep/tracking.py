@@ -1,6 +1,7 @@
 """What experiment trackers are told of a sweep, beside its own records: losses by step, then what a trial found.
 
-Which trackers there are, and numbers by name; they go out by Ray's own callbacks (:mod:`slamlab.sweep.orchestrate`).
+Which trackers there are, and numbers by name; they go out by Ray's own callbacks
+(:mod:`slamlab.sweep.cluster.trackers`).
 """
 
 from __future__ import annotations

@@ -212,6 +212,11 @@ class Profile:
     cpus_per_trial: int = 1
     gpus_per_trial: int = 0
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """CPUs and GPUs that a trial takes for each of its devices, as Ray calls them."""
+        return {"CPU": self.cpus_per_trial, "GPU": self.gpus_per_trial}
+
     def base_recipe(self, scale: str) -> BaseRecipe:
         """Return how a base of this scale is trained."""
         return self.base.get(scale, self.base["*"])

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from slamlab.sweep import healing, orchestrate
+from slamlab.sweep import healing
+from slamlab.sweep.cluster import ranks, run, worker
+from slamlab.sweep.cluster.start import OBJECT_STORE_BYTES
 from slamlab.sweep.command import sweep_app
 from slamlab.training.resume import Keeper
 
@@ -20,16 +22,16 @@ def keep_often() -> None:
     healing.Keeper = partial(Keeper, every_s=0)
 
 
-class OftenKept(orchestrate.TrialRunner):
+class OftenKept(worker.TrialRunner):
     """A worker whose heals can be killed at any step without a loss."""
 
     def _run(self, request: Any) -> Iterator[Any]:
         keep_often()
-        orchestrate.Rank = OftenKeptRank  # whom the team of this process asks
+        ranks.Rank = OftenKeptRank  # whom the team of this process asks
         return (yield from super()._run(request))
 
 
-class OftenKeptRank(orchestrate.Rank):
+class OftenKeptRank(ranks.Rank):
     """The same of one rank of several."""
 
     def heal(self, *given: Any) -> Iterator[Any]:
@@ -40,12 +42,12 @@ class OftenKeptRank(orchestrate.Rank):
 
 def main() -> None:
     """Run the command."""
-    orchestrate.TrialRunner = OftenKept
+    run.TrialRunner = OftenKept
     num_nodes = int(sys.argv.pop(1))
     if num_nodes:
         from ray.cluster_utils import Cluster
 
-        here = {"object_store_memory": orchestrate.OBJECT_STORE_BYTES}
+        here = {"object_store_memory": OBJECT_STORE_BYTES}
         cluster = Cluster(initialize_head=True, head_node_args={**here, "num_cpus": 0})
         for _ in range(num_nodes):
             cluster.add_node(**here, num_cpus=1)

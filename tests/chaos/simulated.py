@@ -16,8 +16,9 @@ from rich.console import Console
 from small_world import World, cell, drive, results_of, small_sweep
 
 from slamlab.errors import exit_on_user_error
-from slamlab.sweep import orchestrate
 from slamlab.sweep.campaign import Campaign
+from slamlab.sweep.cluster import run, worker
+from slamlab.sweep.cluster.start import start_ray
 from slamlab.sweep.progress import Watcher
 from slamlab.sweep.settings import Request, Settings
 from slamlab.sweep.store import Store
@@ -48,11 +49,11 @@ def answer(store: Path) -> dict[str, Any]:
     return results
 
 
-class Simulated(orchestrate.TrialRunner):
+class Simulated(worker.TrialRunner):
     """A worker whose trials take a moment."""
 
     def _run(self, request: Request) -> Iterator[Progress]:
-        orchestrate.REPORT_EVERY_S = STEP_S
+        worker.REPORT_EVERY_S = STEP_S
         for step in range(NUM_STEPS):
             time.sleep(STEP_S)
             yield Progress(stage="heal", step=step + 1, num_steps=NUM_STEPS)
@@ -61,12 +62,12 @@ class Simulated(orchestrate.TrialRunner):
 
 def main(store: Path) -> None:
     """Drive the sweep to its end with Ray."""
-    orchestrate.TrialRunner = Simulated
+    run.TrialRunner = Simulated
     with exit_on_user_error():
         campaign = Campaign(settings_of(store), Store(store).open(min_free_bytes=0))
-        orchestrate.start_ray()
+        start_ray()
         with Watcher(Console(), campaign, 0) as watcher:
-            orchestrate.run(campaign, watcher, hang_minutes=HANG_MINUTES)
+            run.run(campaign, watcher, hang_minutes=HANG_MINUTES)
         assert campaign.finished
 
 

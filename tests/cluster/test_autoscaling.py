@@ -26,17 +26,18 @@ import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from small_world import small_sweep
 from slamlab.errors import OptionError
-from slamlab.sweep import launch, orchestrate
+from slamlab.sweep import launch
+from slamlab.sweep.cluster.nodes import await_nodes
 
 address, said, kinds = sys.argv[1], [], []
 profile, why = launch.choose_profile("auto", address)
 settings = small_sweep("unused", profile=profile.name)
 for devices in (1, 2):
-    orchestrate.await_nodes(settings, address, said.append, devices)
+    await_nodes(settings, address, said.append, devices)
     nodes = get_cluster_status(ray.get_runtime_context().gcs_address)
     kinds.append(sorted(node.ray_node_type_name for node in nodes.active_nodes + nodes.idle_nodes))
 try:
-    orchestrate.await_nodes(settings, address, said.append, 4)
+    await_nodes(settings, address, said.append, 4)
 except OptionError as error:
     refused = str(error)
 told = {"profile": profile.name, "why": why, "workers": launch.default_workers(profile, address)}

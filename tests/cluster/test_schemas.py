@@ -74,7 +74,8 @@ def test_workers_come_from_none_spot_first_and_leave_when_idle(cloud: dict[str, 
     assert cloud["provider"]["cache_stopped_nodes"] is False
     # Ray 2.60 goes on to the next kind with this version of its autoscaler only (test_autoscaling.py).
     assert cloud["head_start_ray_commands"][-1].startswith(
-        "RAY_enable_autoscaler_v2=0 RAY_AUTOSCALER_UTILIZATION_SCORER=slamlab.sweep.cluster.spot_first ray start"
+        "RAY_enable_autoscaler_v2=0 "
+        "RAY_AUTOSCALER_UTILIZATION_SCORER=slamlab.sweep.cluster.capacity.spot_first ray start"
     )
 
 

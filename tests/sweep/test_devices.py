@@ -24,10 +24,10 @@ from functools import partial
 import psutil
 import ray
 
-from slamlab.sweep import orchestrate
+from slamlab.sweep.cluster import ranks, start
 
 
-class OftenKept(orchestrate.Rank):
+class OftenKept(ranks.Rank):
     def heal(self, rank, address, request, recipe):
         from slamlab.sweep import healing
         from slamlab.training.resume import Keeper
@@ -57,8 +57,8 @@ class Trial:
     def run(self, settings, request, kill_at):
         from slamlab.sweep.trial import Bench
 
-        orchestrate.Rank = OftenKept
-        team = orchestrate.RankTeam(settings)
+        ranks.Rank = OftenKept
+        team = ranks.RankTeam(settings)
         notes = []
         steps = Bench(settings, team).run(request)
         while True:
@@ -76,7 +76,7 @@ class Trial:
 
 
 if __name__ == "__main__":
-    orchestrate._stay_on_loopback()
+    start._stay_on_loopback()
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=True)
     group = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
     where = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0)

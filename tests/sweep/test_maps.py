@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from slamlab.errors import OptionError
 from slamlab.model.redundancy import AngularDistance
-from slamlab.sweep import launch, orchestrate
+from slamlab.sweep import launch
+from slamlab.sweep.cluster import maps as cluster_maps
+from slamlab.sweep.cluster.start import start_ray
 from slamlab.sweep.maps import VIEWS, MapSettings, collect_maps, make_maps
 from slamlab.sweep.trial import Bench
 from slamlab.zoo.profiles import PROFILES
@@ -145,9 +148,9 @@ def test_a_lora_that_fails_ends_nothing_else(made):
 @pytest.fixture
 def on_ray():
     """Start Ray, and stop it again: in a process that has it, no later test could join another."""
-    orchestrate.start_ray()
+    start_ray()
     yield
-    orchestrate.ray.shutdown()
+    ray.shutdown()
 
 
 @pytest.mark.usefixtures("on_ray")
@@ -157,7 +160,7 @@ def test_a_cluster_makes_the_same_maps_and_tells_of_them_meanwhile(made):
     how = replace(HOW, lora=replace(recipe, target_modules=("nothing",)))
     asked = replace(settings, seed=1)  # of this seed none is in the store
     said = []
-    found = orchestrate.make_maps_on_cluster(asked, how, said.append)
+    found = cluster_maps.make_maps_on_cluster(asked, how, said.append)
     assert set(found) == {(cell, decoder) for cell in asked.cells for decoder in ("base", "lora")}
     for cell, key in zip(asked.cells, ("m02", "m14"), strict=True):
         with np.load(settings.store / found[cell, "base"]["maps"]) as kept:
@@ -178,9 +181,9 @@ def test_a_worker_that_dies_is_told_of_and_ends_no_other(made, monkeypatch):
     settings = made[0]
     qwen = settings.cells[0]
     llama = replace(qwen, family="llama")
-    monkeypatch.setattr(orchestrate, "_make_maps", dies_for_llama)
+    monkeypatch.setattr(cluster_maps, "_make_maps", dies_for_llama)
     said = []
-    found = orchestrate.make_maps_on_cluster(replace(settings, cells=(qwen, llama)), HOW, said.append)
+    found = cluster_maps.make_maps_on_cluster(replace(settings, cells=(qwen, llama)), HOW, said.append)
     assert found[qwen, "base"] == {"kind": "map"}
     assert "worker died" in found[llama, "base"]
     assert any("FAILED" in line for line in said)

@@ -21,7 +21,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from ray import tune
-from slamlab.sweep.orchestrate import TrackingCallback, _logger, start_ray
+from slamlab.sweep.cluster.start import start_ray
+from slamlab.sweep.cluster.trackers import TrackingCallback, logger_of
 
 name, root = sys.argv[1], Path(sys.argv[2])
 request = json.loads(sys.argv[3])
@@ -37,7 +38,7 @@ class Finds(tune.Callback):
         found[trial.trial_id] = {"wer/selection": 0.25, "p_feasible": 0.5, "verdict": 1}
 
 said = []
-callbacks = [Finds(), TrackingCallback({name: _logger(name, "tiny", root)}, found, said.append)]
+callbacks = [Finds(), TrackingCallback({name: logger_of(name, "tiny", root)}, found, said.append)]
 named = {
     "trial_name_creator": lambda trial: "a-trial",
     "trial_dirname_creator": lambda trial: f"a-trial.{trial.trial_id}",
@@ -161,7 +162,7 @@ def test_a_tracker_that_fails_is_left_out():
 
 
 def test_no_tracker_is_imported_unless_asked_for():
-    code = "import sys, slamlab.sweep.orchestrate; print(sorted({'wandb', 'mlflow'} & set(sys.modules)))"
+    code = "import sys, slamlab.sweep.cluster.run; print(sorted({'wandb', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     if importlib.util.find_spec("wandb") is None:  # Ray itself imports it where it is installed
         assert done.stdout.strip() == "[]"

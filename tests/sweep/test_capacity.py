@@ -12,8 +12,8 @@ from ray.autoscaler._private.node_provider_availability_tracker import NodeProvi
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
-from slamlab.sweep import cluster, launch
-from slamlab.sweep.cluster import largest, spot_first
+from slamlab.sweep import launch
+from slamlab.sweep.cluster.capacity import largest, spot_first
 from slamlab.zoo.profiles import PROFILES
 
 
@@ -25,7 +25,7 @@ def kind(max_workers: int, **resources: int) -> dict[str, Any]:
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that writes the file, as what Ray has filled in leaves it."""
     file = tmp_path / "ray_bootstrap_config.yaml"
-    monkeypatch.setattr(launch, "largest", lambda: cluster.largest(file))
+    monkeypatch.setattr(launch, "largest", lambda: largest(file))
 
     def write(most: int, **kinds: dict[str, Any]) -> Path:
         told = {"head_node_type": "head", "max_workers": most, "available_node_types": kinds}
@@ -62,7 +62,7 @@ def test_a_sweep_is_laid_out_for_what_may_come(
     head: Any, monkeypatch: pytest.MonkeyPatch, there: dict[str, float], profile: str, why: str, workers: int
 ) -> None:
     head(4, head=kind(0, CPU=4), gpu=kind(4, CPU=16, GPU=1))
-    monkeypatch.setattr("slamlab.sweep.orchestrate.start_ray", lambda address: there)
+    monkeypatch.setattr("slamlab.sweep.cluster.start.start_ray", lambda address: there)
     chosen, told = launch.choose_profile("auto", "auto")
     assert (chosen.name, told) == (profile, why)
     assert launch.default_workers(chosen, "auto") == workers
@@ -71,7 +71,7 @@ def test_a_sweep_is_laid_out_for_what_may_come(
 
 def test_a_cluster_of_which_no_more_is_known_is_as_large_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "largest", lambda: None)
-    monkeypatch.setattr("slamlab.sweep.orchestrate.start_ray", lambda address: {"CPU": 8.0, "GPU": 2.0})
+    monkeypatch.setattr("slamlab.sweep.cluster.start.start_ray", lambda address: {"CPU": 8.0, "GPU": 2.0})
     assert launch.choose_profile("auto", "auto")[1] == "the Ray cluster at auto has 2 GPUs"
     assert launch.default_workers(PROFILES["paper"], "auto") == 2
     assert launch.default_workers(PROFILES["pocket"], "auto") == 8

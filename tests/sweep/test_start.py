@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import json, psutil, ray
 from pathlib import Path
-from slamlab.sweep.orchestrate import start_ray
+from slamlab.sweep.cluster.start import start_ray
 
 assert start_ray()["CPU"] >= 1
 ray.get(ray.remote(lambda: None).remote())  # a worker listens too
