@@ -14,6 +14,7 @@ from real_trials import BASE, CELL, FINAL, PROBE, finish, weights_of
 from small_world import small_sweep
 
 import slamlab.sweep.campaign
+import slamlab.sweep.results
 import slamlab.sweep.speed
 from slamlab.data.grammar import sentences
 from slamlab.model.slam import SlamConfig, SlamModel
@@ -47,6 +48,15 @@ def _remember() -> Iterator[None]:
             "degradation",
             lambda base, pruned, *which, **how: _remembered(tuple(base), tuple(pruned), *which, **how),
         )
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_look_ups() -> Iterator[None]:
+    """Look for no commit and no versions, where results are collected many times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
+        patch.setattr(slamlab.sweep.results, "versions", dict)
         yield
 
 

@@ -275,9 +275,14 @@ def events(campaign: Campaign, world: World, workers: int = 1, order: int | None
             yield f"{request.kind} is in the ledger"
 
 
+def open_campaign(settings: Settings) -> Campaign:
+    """Return a sweep's campaign, on its store."""
+    return Campaign(settings, Store(settings.store).open(min_free_bytes=0))
+
+
 def drive(settings: Settings, world: World, workers: int = 1, order: int | None = None) -> Campaign:
     """Run a sweep to its end and return its campaign."""
-    campaign = Campaign(settings, Store(settings.store).open(min_free_bytes=0))
+    campaign = open_campaign(settings)
     for _ in events(campaign, world, workers, order):
         pass
     assert campaign.finished
@@ -288,3 +293,8 @@ def results_of(campaign: Campaign) -> dict[str, Any]:
     """Return the contents of a campaign's `results.json`."""
     results = collect(campaign, command="python sweeps/max_prune.py", corpus_name="pocket", problems=())
     return json.loads(json.dumps(results, allow_nan=False))
+
+
+def told(campaign: Campaign) -> str:
+    """Return everything that a sweep tells, as one text to be compared."""
+    return json.dumps(results_of(campaign), sort_keys=True)

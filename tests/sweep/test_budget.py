@@ -5,27 +5,17 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from small_world import SECONDS, World, cell, drive, events, results_of
+from small_world import SECONDS, World, cell, drive, events, open_campaign, results_of
 
-import slamlab.sweep.results
 from slamlab.report.costs import in_closing
 from slamlab.report.page import render
 from slamlab.search.curve import Curve
-from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.settings import Request
-from slamlab.sweep.store import Store
+
+pytestmark = pytest.mark.usefixtures("no_look_ups")
 
 EN, DE, LLAMA = cell(), cell("de"), cell(family="llama")
 EDGES = {EN: 4, DE: 7, LLAMA: 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    """Look for no commit and no versions: results are collected many times here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
 
 
 @pytest.fixture
@@ -38,10 +28,6 @@ def timed(make_settings, tmp_path):
     return build
 
 
-def _open(settings):
-    return Campaign(settings, Store(settings.store).open(min_free_bytes=0))
-
-
 def _with(settings, budget_s):
     return replace(settings, max_device_hours=None if budget_s is None else budget_s / 3600)
 
@@ -49,7 +35,7 @@ def _with(settings, budget_s):
 def _run(settings, budget_s, edges=EDGES, *, workers=1, order=None, world=None):
     """Run a sweep to the end of its budget, holding at each moment that what runs is expected to fit."""
     settings = _with(settings, budget_s)
-    campaign, world = _open(settings), world or World(settings, edges)
+    campaign, world = open_campaign(settings), world or World(settings, edges)
     for _ in events(campaign, world, workers, order):
         expected = sum(campaign.budget.expect(one).device_s for one in campaign.running)
         assert campaign.budget.spent_s + expected <= budget_s + 1e-6
@@ -88,8 +74,8 @@ def test_a_budget_is_obeyed_and_a_larger_one_goes_on_to_the_same_answer(timed, t
                 assert best.depth == 0 or campaign.ledgers[one].singles["final"].record["depth"] == best.depth
         computed += world.computed
         assert campaign.budget.spent_s == _cost(computed)
-        assert _open(campaign.settings).budget.spent_s == campaign.budget.spent_s
-        assert _open(campaign.settings).finished
+        assert open_campaign(campaign.settings).budget.spent_s == campaign.budget.spent_s
+        assert open_campaign(campaign.settings).finished
     assert not campaign.is_cut
     assert len(set(computed)) == len(computed), "nothing is computed twice"
     assert _told(results_of(campaign)) == _told(results_of(whole))
@@ -164,7 +150,7 @@ def test_a_scoring_that_a_better_answer_replaced_was_paid_for(timed):
     assert campaign.ledgers[EN].singles["final"].record["depth"] == 4
     kinds = [record["kind"] for record in campaign.ledgers[EN].records]
     assert kinds.count("final") == 2
-    for known in (campaign, _open(settings)):
+    for known in (campaign, open_campaign(settings)):
         assert known.budget.spent_s == sum(SECONDS[kind] for kind in kinds)
 
 
@@ -172,7 +158,7 @@ def test_failed_attempts_count(timed):
     settings = timed()
     world = World(settings, EDGES, failures={("probe", EN, 3): 1, ("base", EN, 0): 1}, failed_s=7.0)
     campaign = drive(settings, world)
-    for known in (campaign, _open(settings)):
+    for known in (campaign, open_campaign(settings)):
         assert known.budget.spent_s == _cost(world.computed) + 14.0
         (english,) = results_of(known)["cells"]
         assert english["cost"]["failed_device_seconds"] == 14.0
@@ -201,7 +187,7 @@ def test_records_that_do_not_say_whose_they_are_count(timed):
     campaign = drive(settings, World(settings, EDGES))
     for record in campaign.ledgers[EN].records:
         campaign.store.write_record({name: value for name, value in record.items() if name != "sweep"})
-    assert _open(settings).budget.spent_s == campaign.budget.spent_s > 0
+    assert open_campaign(settings).budget.spent_s == campaign.budget.spent_s > 0
 
 
 def test_a_control_is_thought_of(timed):
@@ -265,6 +251,6 @@ def test_a_budget_is_no_part_of_the_question(make_settings):
 
 
 def test_a_first_trial_is_expected_to_train_its_base(make_settings):
-    campaign = _open(make_settings(cells=(EN, DE)))
+    campaign = open_campaign(make_settings(cells=(EN, DE)))
     (first, second) = (campaign.budget.expect(Request(kind="base", cell=one)).device_s for one in (EN, DE))
     assert first == second == 45 + 2 * (1200 + 1000) * 0.2

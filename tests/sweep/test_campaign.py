@@ -1,6 +1,5 @@
 """Whole sweeps, driven without Ray: what is asked next, and that no way of being interrupted changes an answer."""
 
-import json
 import shutil
 from collections import Counter
 from contextlib import contextmanager
@@ -10,34 +9,17 @@ from itertools import islice
 import numpy as np
 import pytest
 import sqlalchemy
-from small_world import World, cell, drive, events, results_of, small_sweep
+from small_world import World, cell, drive, events, open_campaign, results_of, small_sweep, told
 
-import slamlab.sweep.results
 from slamlab.search.strategies import expected_num_heals
-from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.settings import Request
 from slamlab.sweep.store import Store
+
+pytestmark = pytest.mark.usefixtures("no_look_ups")
 
 EN, DE, DE_EN, LLAMA = cell(), cell("de"), cell("de", "st"), cell(family="llama")
 EDGES = {EN: 4, DE: 7, DE_EN: 1, LLAMA: 0}
 FIRST_BLOCK = {"depth": 3, "start": 8}  # a quarter of 12 layers, ending before the last: as the world's map says
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    """Look for no commit and no versions: results are collected many times here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
-
-
-def _open(settings):
-    return Campaign(settings, Store(settings.store).open(min_free_bytes=0))
-
-
-def _comparable(campaign):
-    return json.dumps(results_of(campaign), sort_keys=True)
 
 
 def _blocks(campaign):
@@ -54,7 +36,7 @@ def alone(tmp_path_factory):
     """Return the results of the sweep that others are compared with: one trial after the other."""
     settings = small_sweep(tmp_path_factory.mktemp("alone") / "runs", cells=tuple(EDGES))
     campaign = drive(settings, World(settings, EDGES))
-    return campaign, _comparable(campaign)
+    return campaign, told(campaign)
 
 
 def test_the_deepest_harmless_block_is_found_in_every_cell(alone):
@@ -70,13 +52,13 @@ def test_the_deepest_harmless_block_is_found_in_every_cell(alone):
 def test_the_number_of_workers_and_their_order_change_nothing(make_settings, alone, workers, order):
     settings = make_settings(cells=tuple(EDGES), workers=workers)
     world = World(settings, EDGES)
-    assert _comparable(drive(settings, world, workers, order)) == alone[1]
+    assert told(drive(settings, world, workers, order)) == alone[1]
     assert max(Counter(world.computed).values()) == 1
 
 
 def test_a_cell_goes_from_its_base_over_probes_to_its_final_one_at_a_time(make_settings):
     settings = make_settings(cells=tuple(EDGES))
-    campaign, world = _open(settings), World(settings, EDGES)
+    campaign, world = open_campaign(settings), World(settings, EDGES)
     for _ in events(campaign, world, workers=8):
         busy = [request.cell for request in campaign.running]
         assert len(busy) == len(set(busy)), "the next probe of a cell depends on the last"
@@ -90,14 +72,14 @@ def test_a_cell_goes_from_its_base_over_probes_to_its_final_one_at_a_time(make_s
 
 def test_the_first_probe_is_where_the_map_says(make_settings):
     settings = make_settings()
-    campaign, world = _open(settings), World(settings, EDGES)
+    campaign, world = open_campaign(settings), World(settings, EDGES)
     assert list(islice(events(campaign, world), 4))[-1] == "probe began"
     assert campaign.running == {Request(kind="probe", cell=EN, **FIRST_BLOCK)}
 
 
 def test_the_cell_that_has_come_least_far_is_next(make_settings):
     settings = make_settings(cells=(EN, LLAMA))
-    campaign, world = _open(settings), World(settings, EDGES)
+    campaign, world = open_campaign(settings), World(settings, EDGES)
     for _ in events(campaign, world):
         known = [len(campaign.ledgers[one].probes) for one in settings.cells]
         searching = [campaign.ledgers[one].singles["final"].record is None for one in settings.cells]
@@ -130,7 +112,7 @@ def test_a_cell_whose_base_fails_twice_ends_and_others_go_on(make_settings, alon
     assert {one: _blocks(campaign)[one] for one in (EN, DE, DE_EN)} == {
         one: _blocks(alone[0])[one] for one in (EN, DE, DE_EN)
     }
-    reopened = _open(settings)
+    reopened = open_campaign(settings)
     assert reopened.finished
     assert reopened.ledgers[LLAMA].singles["base"].reasons == ["the base would not work"] * 2
 
@@ -143,7 +125,7 @@ def test_a_probe_that_fails_twice_counts_against_its_depth(make_settings):
     assert _block(campaign, EN) == (5, 6, "feasible")
     assert all(key[0] <= 6 for key in campaign.ledgers[EN].probes)
     assert campaign.ledgers[EN].probes[6, 5, "full", 0].failed
-    assert _open(settings).finished
+    assert open_campaign(settings).finished
 
 
 def test_a_final_that_fails_twice_ends_the_cell(make_settings):
@@ -152,14 +134,14 @@ def test_a_final_that_fails_twice_ends_the_cell(make_settings):
     campaign = drive(settings, world)
     assert world.failures["final", EN, 4] == 9 - 2
     assert campaign.ledgers[EN].singles["final"].failed
-    assert _open(settings).finished
+    assert open_campaign(settings).finished
 
 
 def test_failures_are_counted_over_interruptions(make_settings):
     settings = make_settings()
     world = World(settings, {EN: 4}, failures={("probe", EN, 3): 9})
-    assert list(islice(events(_open(settings), world), 5))[-1] == "probe failed"
-    campaign = _open(settings)
+    assert list(islice(events(open_campaign(settings), world), 5))[-1] == "probe failed"
+    campaign = open_campaign(settings)
     assert campaign.next() == Request(kind="probe", cell=EN, attempt=2, **FIRST_BLOCK)
     for _ in events(campaign, world):
         pass
@@ -169,14 +151,14 @@ def test_failures_are_counted_over_interruptions(make_settings):
 def test_a_finished_campaign_asks_for_nothing(make_settings):
     settings = make_settings(cells=(EN, LLAMA))
     drive(settings, World(settings, EDGES))
-    reopened = _open(settings)
+    reopened = open_campaign(settings)
     assert reopened.finished
     assert reopened.next() is None
 
 
 def test_a_running_trial_keeps_a_campaign_from_being_finished(make_settings):
     settings = make_settings()
-    campaign = _open(settings)
+    campaign = open_campaign(settings)
     assert not campaign.finished
     request = campaign.next()
     campaign.begin(request)
@@ -198,15 +180,15 @@ def _resume(settings, edges, snapshot, computed, **world):
 def test_an_interruption_anywhere_repeats_nothing_and_changes_nothing(make_settings, tmp_path):
     edges = {EN: 2, LLAMA: 1}
     settings = make_settings(cells=(EN, LLAMA), workers=2)
-    whole, world = _open(settings), World(settings, edges, num_layers=4)
+    whole, world = open_campaign(settings), World(settings, edges, num_layers=4)
     left = [("opened", shutil.copytree(settings.store, tmp_path / "opened"), [])]
     for number, event in enumerate(events(whole, world, workers=2)):
         left.append((event, shutil.copytree(settings.store, tmp_path / str(number)), list(world.computed)))
-    expected = _comparable(whole)
+    expected = told(whole)
     assert len(left) == 1 + 3 * results_of(whole)["sweep"]["num_trials"]
     for event, snapshot, computed in left:
         resumed, times = _resume(settings, edges, snapshot, computed, num_layers=4)
-        assert _comparable(resumed) == expected, f"interrupted when {event}"
+        assert told(resumed) == expected, f"interrupted when {event}"
         assert set(times.values()) == {1}, f"interrupted when {event}"
 
 
@@ -241,7 +223,7 @@ def test_a_driver_killed_between_two_writes_to_its_ledger_loses_nothing(make_set
             for record in Store(snapshot).records()
         ]
         resumed, times = _resume(settings, edges, snapshot, known, num_layers=4)
-        for campaign in (resumed, _open(resumed.settings)):  # as it was noted, and as it is read again
+        for campaign in (resumed, open_campaign(resumed.settings)):  # as it was noted, and as it is read again
             assert campaign.finished
             assert results_of(campaign)["cells"] == expected, f"killed at {snapshot.name}"
         assert set(times.values()) == {1}, f"killed at {snapshot.name}"
@@ -251,7 +233,7 @@ def test_a_driver_killed_between_two_writes_to_its_ledger_loses_nothing(make_set
 
 def test_a_sweep_interrupted_at_every_event_comes_to_its_end(make_settings, alone):
     settings = make_settings(cells=tuple(EDGES))
-    world, campaign = World(settings, EDGES), _open(settings)
+    world, campaign = World(settings, EDGES), open_campaign(settings)
     while not campaign.finished:
         known = len(world.computed)
         running = events(campaign, world, workers=2)
@@ -259,8 +241,8 @@ def test_a_sweep_interrupted_at_every_event_comes_to_its_end(make_settings, alon
             if len(world.computed) > known:  # each driver lives for one trial
                 break
         running.close()
-        campaign = _open(settings)
-    assert _comparable(campaign) == alone[1]
+        campaign = open_campaign(settings)
+    assert told(campaign) == alone[1]
     assert max(Counter(world.computed).values()) == 1
 
 
@@ -269,7 +251,7 @@ def test_a_sweep_interrupted_at_every_event_comes_to_its_end(make_settings, alon
 
 def test_cells_that_share_a_base_never_train_it_twice_at_once(make_settings):
     settings = make_settings(cells=(EN, DE, DE_EN, LLAMA))
-    campaign, world = _open(settings), World(settings, EDGES)
+    campaign, world = open_campaign(settings), World(settings, EDGES)
     started = []
     while (request := campaign.next()) is not None:
         campaign.begin(request)
@@ -303,7 +285,7 @@ def test_the_next_cell_trains_a_base_that_the_first_could_not(make_settings):
 def test_a_base_that_is_there_is_loaded_by_all_cells_at_once(make_settings, tmp_path):
     (tmp_path / "given").mkdir()
     settings = make_settings(cells=(EN, DE, DE_EN), base=str(tmp_path / "given"))
-    campaign = _open(settings)
+    campaign = open_campaign(settings)
     for one in settings.cells:
         assert campaign.next() == Request(kind="base", cell=one)
         campaign.begin(campaign.next())
@@ -327,8 +309,8 @@ def test_a_record_is_judged_by_the_tolerance_of_each_sweep(make_settings):
     lenient = make_settings(tolerance=2.0, name="lenient")
     assert _block(drive(lenient, World(lenient, {EN: 4}, harm=1.6)), EN) == (11, 0, "feasible")
     # The shared records have been judged twice since; each sweep keeps to its own.
-    assert _open(strict).recommendation(EN).depth == 4
-    assert _open(strict).finished
+    assert open_campaign(strict).recommendation(EN).depth == 4
+    assert open_campaign(strict).finished
     assert len(world.computed) == computed
 
 
@@ -344,7 +326,7 @@ def test_a_base_without_an_error_made_worse_is_judged_without_a_number(make_sett
     settings = make_settings()
     campaign = drive(settings, World(settings, {EN: 4}, base_rate=0.0))
     assert _block(campaign, EN) == (4, 7, "feasible")
-    for known in (campaign, _open(settings)):
+    for known in (campaign, open_campaign(settings)):
         for (depth, start, *_), attempts in known.ledgers[EN].probes.items():
             found = attempts.record | known.verdict(EN, start, depth)
             worse = depth > 4
@@ -414,7 +396,7 @@ def test_a_joint_answer_has_one_control_for_all_its_cells(make_settings):
 
 def test_a_convention_says_what_a_block_is_judged_by_beforehand(make_settings):
     settings = make_settings(convention="streamline", sampler="paper")
-    campaign, world = _open(settings), World(settings, EDGES)
+    campaign, world = open_campaign(settings), World(settings, EDGES)
     list(islice(events(campaign, world), 4))
     with np.load(campaign.store.root / campaign.ledgers[EN].singles["base"].record["map"]) as arrays:
         distance = arrays["distance"]

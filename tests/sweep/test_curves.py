@@ -1,46 +1,29 @@
 """Whole sweeps of curves, driven without Ray: what is looked at, shared, resumed, planned, recorded and shown."""
 
 import importlib.util
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
 import pytest
-from small_world import World, cell, drive, events, results_of, small_sweep
+from small_world import World, cell, drive, events, open_campaign, results_of, small_sweep, told
 from typer.testing import CliRunner
 
-import slamlab.sweep.results
 from slamlab.errors import OptionError
 from slamlab.report.page import render
 from slamlab.report.results import check_results
 from slamlab.search.curve import Curve
-from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.plan import estimate
 from slamlab.sweep.plan_table import table
 from slamlab.sweep.store import Store
+
+pytestmark = pytest.mark.usefixtures("no_look_ups")
 
 ROOT = Path(__file__).parents[2]
 EN, DE_EN, LLAMA = cell(), cell("de", "st"), cell(family="llama")
 EDGES = {EN: 4, DE_EN: 3, LLAMA: 1}
 CURVE = Curve(depths=("1", "3", "6", "9"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
-
-
-def _open(settings):
-    return Campaign(settings, Store(settings.store).open(min_free_bytes=0))
-
-
-def _comparable(campaign):
-    return json.dumps(results_of(campaign), sort_keys=True)
 
 
 def _looks(world):
@@ -66,7 +49,7 @@ def test_every_block_is_looked_at_once_each_way_and_nothing_else_is_done(driven)
     looks = _looks(world)
     assert Counter(looks) == Counter(asked)
     assert Counter(one.kind for one in world.computed) == {"base": 3, "probe": len(asked)}, "no test split, no answer"
-    assert _open(campaign.settings).finished
+    assert open_campaign(campaign.settings).finished
 
 
 def test_the_random_start_is_the_same_in_all_cells(driven):
@@ -122,23 +105,23 @@ def test_the_report_is_a_function_of_the_records(driven, tmp_path):
 def test_the_number_of_workers_and_their_order_change_nothing(make_settings, driven, workers, order):
     settings = make_settings(cells=tuple(EDGES), curve=CURVE, workers=workers)
     world = World(settings, EDGES, steepness=0.8)
-    assert _comparable(drive(settings, world, workers, order)) == _comparable(driven[0])
+    assert told(drive(settings, world, workers, order)) == told(driven[0])
     assert max(Counter(world.computed).values()) == 1
 
 
 def test_an_interruption_anywhere_repeats_nothing_and_changes_nothing(make_settings, tmp_path):
     settings = make_settings(curve=Curve(depths=("1", "2")), workers=2)
-    whole, world = _open(settings), World(settings, EDGES, num_layers=4)
+    whole, world = open_campaign(settings), World(settings, EDGES, num_layers=4)
     left = [
         (event, copytree(settings.store, tmp_path / str(number)), list(world.computed))
         for number, event in enumerate(events(whole, world, workers=2))
     ]
-    expected = _comparable(whole)
+    expected = told(whole)
     assert len(left) > 20
     for event, snapshot, computed in left:
         resumed = replace(settings, store=snapshot)
         hands = World(resumed, EDGES, num_layers=4)
-        assert _comparable(drive(resumed, hands, 2)) == expected, f"interrupted when {event}"
+        assert told(drive(resumed, hands, 2)) == expected, f"interrupted when {event}"
         again = Counter([*computed, *(replace(request, attempt=1) for request in hands.computed)])
         assert set(again.values()) == {1}, f"interrupted when {event}"
 
@@ -176,7 +159,7 @@ def test_a_cell_without_a_base_has_no_curve_and_the_others_have(make_settings, t
 
 def test_a_curve_cut_short_is_shown_as_far_as_it_is(make_settings, tmp_path):
     settings = make_settings(curve=CURVE)
-    campaign = _open(settings)
+    campaign = open_campaign(settings)
     running = events(campaign, World(settings, EDGES))
     for event in running:
         num_probes = len(campaign.ledgers[EN].probes)

@@ -1,10 +1,9 @@
 """Trials whose workers are lost: begun again as if they never were, but not for ever."""
 
-import json
 from collections import Counter
 
 import pytest
-from small_world import World, cell, drive, results_of, small_sweep
+from small_world import World, cell, drive, open_campaign, small_sweep, told
 
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.ledger import MAX_ATTEMPTS, MAX_LOST
@@ -17,7 +16,7 @@ REASON = "the worker died"
 
 def _lossy(settings, world, losses, *, reopened=False):
     """Drive a sweep one trial at a time whose workers are lost so many times a trial, by a driver or by many."""
-    lost, campaign = Counter(), Campaign(settings, Store(settings.store).open(min_free_bytes=0))
+    lost, campaign = Counter(), open_campaign(settings)
     while (request := campaign.next()) is not None:
         campaign.begin(request)
         what = (request.kind, request.cell, request.start, request.depth)
@@ -31,19 +30,15 @@ def _lossy(settings, world, losses, *, reopened=False):
     return campaign
 
 
-def _told(campaign):
-    return json.dumps(results_of(campaign), sort_keys=True)
-
-
 @pytest.mark.parametrize("sampler", ["bisect", "frontier"])
 @pytest.mark.parametrize("reopened", [False, True])
 def test_losses_leave_no_trace_in_the_answer(tmp_path, sampler, reopened):
     alone, lossy = (small_sweep(tmp_path / name, cells=(EN, LLAMA), sampler=sampler) for name in ("alone", "lossy"))
-    expected = _told(drive(alone, World(alone, EDGES)))
+    expected = told(drive(alone, World(alone, EDGES)))
     world = World(lossy, EDGES)
-    assert _told(_lossy(lossy, world, lambda request: MAX_LOST, reopened=reopened)) == expected
+    assert told(_lossy(lossy, world, lambda request: MAX_LOST, reopened=reopened)) == expected
     assert max(Counter(world.computed).values()) == 1
-    assert _told(Campaign(lossy, Store(lossy.store))) == expected
+    assert told(Campaign(lossy, Store(lossy.store))) == expected
 
 
 @pytest.mark.parametrize("reopened", [False, True])

@@ -1,43 +1,24 @@
 """Whole sweeps by every strategy, driven without Ray: answers, rungs, repeats, interruptions, the joint block."""
 
-import json
 from dataclasses import replace
 from shutil import copytree
 
 import pytest
-from small_world import SPEED, World, cell, drive, events, results_of, small_sweep
+from small_world import SPEED, World, cell, drive, events, open_campaign, results_of, small_sweep, told
 
-import slamlab.sweep.results
 from slamlab.search.evidence import RUNGS
 from slamlab.search.strategies import SAMPLERS
-from slamlab.sweep.campaign import Campaign
-from slamlab.sweep.store import Store
+
+pytestmark = pytest.mark.usefixtures("no_look_ups")
 
 EN, DE, DE_EN, LLAMA = cell(), cell("de"), cell("de", "st"), cell(family="llama")
 STEEP = 1.4
 EDGES = {EN: 4, DE: 5, DE_EN: 3, LLAMA: 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    """Look for no commit and no versions: results are collected many times here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
-
-
-def _open(settings):
-    return Campaign(settings, Store(settings.store).open(min_free_bytes=0))
-
-
 def _blocks(campaign):
     found = {one: campaign.recommendation(one) for one in campaign.settings.cells}
     return {one: (best.depth, best.verdict) for one, best in found.items()}
-
-
-def _comparable(campaign):
-    return json.dumps(results_of(campaign), sort_keys=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +45,7 @@ def test_answers_are_scored_when_no_cell_of_the_decoder_has_a_question_left(fron
 
 def test_a_frontier_sweep_killed_after_every_trial_comes_to_the_same_answer(frontier, make_settings):
     settings = make_settings(cells=tuple(EDGES), sampler="frontier")
-    world, campaign = World(settings, EDGES, steepness=STEEP), _open(settings)
+    world, campaign = World(settings, EDGES, steepness=STEEP), open_campaign(settings)
     while not campaign.finished:
         known = len(world.computed)
         running = events(campaign, world)
@@ -72,15 +53,15 @@ def test_a_frontier_sweep_killed_after_every_trial_comes_to_the_same_answer(fron
             if len(world.computed) > known:  # each driver lives for one trial, and is killed before it is noted
                 break
         running.close()
-        campaign = _open(settings)
-    assert _comparable(campaign) == _comparable(frontier[0])
+        campaign = open_campaign(settings)
+    assert told(campaign) == told(frontier[0])
     assert len(set(world.computed)) == len(world.computed)
 
 
 def test_a_frontier_sweep_is_gone_on_with_from_a_copy_of_any_moment(make_settings, tmp_path):
     edges = {EN: 2, DE: 1}
     settings = make_settings(cells=(EN, DE), sampler="frontier")
-    whole, world = _open(settings), World(settings, edges, num_layers=4, steepness=STEEP)
+    whole, world = open_campaign(settings), World(settings, edges, num_layers=4, steepness=STEEP)
     copies = [copytree(settings.store, tmp_path / str(i)) for i, _ in enumerate(events(whole, world))]
     for copy in copies:
         resumed = replace(settings, store=copy)
@@ -105,7 +86,7 @@ def test_every_strategy_comes_to_an_end_and_recommends_no_harm(make_settings, sa
 
 def test_strategies_that_need_not_wait_fill_the_workers(make_settings):
     settings = make_settings(sampler="paper", workers=4)
-    campaign, world = _open(settings), World(settings, {EN: 4})
+    campaign, world = open_campaign(settings), World(settings, {EN: 4})
     most = 0
     for _ in events(campaign, world, workers=4):
         most = max(most, len(campaign.running))
@@ -198,7 +179,7 @@ def test_a_joint_heal_has_an_entry_for_every_member(backbone):
 
 def test_a_joint_sweep_killed_after_every_trial_comes_to_the_same_answer(backbone, make_settings):
     settings = make_settings(cells=(EN, DE, DE_EN), sampler="frontier", joint=True)
-    world, campaign = World(settings, EDGES, steepness=STEEP), _open(settings)
+    world, campaign = World(settings, EDGES, steepness=STEEP), open_campaign(settings)
     while not campaign.finished:
         known = len(world.computed)
         running = events(campaign, world)
@@ -206,8 +187,8 @@ def test_a_joint_sweep_killed_after_every_trial_comes_to_the_same_answer(backbon
             if len(world.computed) > known:
                 break
         running.close()
-        campaign = _open(settings)
-    assert _comparable(campaign) == _comparable(backbone[0])
+        campaign = open_campaign(settings)
+    assert told(campaign) == told(backbone[0])
 
 
 def test_a_joint_sweep_reads_what_a_sweep_of_its_cells_has_computed(frontier, tmp_path):

@@ -4,23 +4,16 @@ import json
 import shutil
 
 import pytest
-from small_world import World, cell, drive, results_of, small_sweep
+from small_world import World, cell, drive, small_sweep, told
 
-import slamlab.sweep.results
 from slamlab.sweep import integrity
 from slamlab.sweep.integrity import MANIFEST
 from slamlab.sweep.store import Store
 
+pytestmark = pytest.mark.usefixtures("no_look_ups")
+
 EN, DE = cell(), cell("de")
 EDGES = {EN: 2, DE: 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
 
 
 class Weighty(World):
@@ -44,11 +37,7 @@ def finished(tmp_path_factory):
     """Return the folder of a finished sweep, and its results."""
     root = tmp_path_factory.mktemp("finished") / "runs"
     settings = small_sweep(root, cells=(EN, DE))
-    return root, _told(drive(settings, Weighty(settings, EDGES, num_layers=4)))
-
-
-def _told(campaign):
-    return json.dumps(results_of(campaign), sort_keys=True)
+    return root, told(drive(settings, Weighty(settings, EDGES, num_layers=4)))
 
 
 def _flip(path):
@@ -117,7 +106,7 @@ def test_it_is_named_and_only_what_relied_on_it_is_computed_again(finished, tmp_
         named = path.parent if path.parent.parent.name == "checkpoints" else path
         assert named.relative_to(settings.store).as_posix() in said
         assert "again" in said
-    assert _told(campaign) == expected
+    assert told(campaign) == expected
     again = Weighty(settings, EDGES, num_layers=4)
     drive(settings, again)
     assert again.computed == []
@@ -133,7 +122,7 @@ def test_a_damaged_ledger_is_put_aside_and_nothing_is_computed_again(finished, t
     store.fetch_ledger(settings.name)
     assert "ledger.db is damaged" in capsys.readouterr().err
     world = Weighty(settings, EDGES, num_layers=4)
-    assert _told(drive(settings, world)) == expected
+    assert told(drive(settings, world)) == expected
     assert world.computed == []
     assert len(list(settings.store.glob("ledger.damaged-*.db"))) == 1
     store.fetch_ledger(settings.name)
@@ -160,7 +149,7 @@ def test_a_store_of_before_there_were_checksums_serves(finished, tmp_path, capsy
     for path in settings.store.rglob(MANIFEST):
         path.unlink()
     world = Weighty(settings, EDGES, num_layers=4)
-    assert _told(drive(settings, world)) == expected
+    assert told(drive(settings, world)) == expected
     assert world.computed == []
     assert capsys.readouterr().err == ""
 

@@ -1,7 +1,6 @@
 """Stores at a URL: a real S3 server on loopback where one is installed, and a folder through the same code."""
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -11,25 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-from small_world import World, cell, drive, results_of, small_sweep
+from small_world import World, cell, drive, small_sweep, told
 
-import slamlab.sweep.results
 from slamlab.errors import StoreError
 from slamlab.sweep import patience
 from slamlab.sweep.integrity import KEPT, MANIFEST
 from slamlab.sweep.remote import Remote
 from slamlab.sweep.store import Store, fingerprint
 
+pytestmark = pytest.mark.usefixtures("no_look_ups")
+
 EN, DE = cell(), cell("de")
 EDGES = {EN: 2, DE: 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
 
 
 class Server:
@@ -102,10 +94,6 @@ def _open(url):
     return Store(url).open(min_free_bytes=0)
 
 
-def _told(campaign):
-    return json.dumps(results_of(campaign), sort_keys=True)
-
-
 def _fill(draft):
     (draft / "decoder").mkdir()
     (draft / "decoder" / "weights.bin").write_bytes(b"weights" * 1000)
@@ -119,11 +107,11 @@ def _cut(store, name, size=3):
 
 def test_a_sweep_goes_on_from_another_machine_and_computes_nothing_again(url, machine, tmp_path):
     alone = small_sweep(tmp_path / "runs", cells=(EN, DE))
-    expected = _told(drive(alone, World(alone, EDGES, num_layers=4)))
+    expected = told(drive(alone, World(alone, EDGES, num_layers=4)))
     settings = small_sweep(url, cells=(EN, DE))
     first = World(settings, EDGES, num_layers=4)
     campaign = drive(settings, first)
-    assert _told(campaign) == expected
+    assert told(campaign) == expected
     campaign.store.send_ledger(settings.name, now=True)
 
     machine("b")
@@ -132,13 +120,13 @@ def test_a_sweep_goes_on_from_another_machine_and_computes_nothing_again(url, ma
     store.fetch_ledger(settings.name)
     store.fetch_records([record["fingerprint"] for record in campaign.store.records()])
     world = World(settings, EDGES, num_layers=4)
-    assert _told(drive(settings, world)) == expected
+    assert told(drive(settings, world)) == expected
     assert world.computed == []
     assert world.store.root != first.store.root
 
     machine("c")  # and without the ledger, from the records alone
     world = World(settings, EDGES, num_layers=4)
-    assert _told(drive(settings, world)) == expected
+    assert told(drive(settings, world)) == expected
     assert world.computed == []
 
 

@@ -7,21 +7,14 @@ import os
 import pytest
 from small_world import World, cell, drive, results_of, small_sweep
 
-import slamlab.sweep.results
 from slamlab.sweep.inventory import check, places
 from slamlab.sweep.store import Store
+
+pytestmark = pytest.mark.usefixtures("no_look_ups")
 
 EN, DE, LLAMA = cell(), cell("de"), cell(family="llama")
 EDGES = {EN: 2, DE: 1, LLAMA: 0}
 SWEEPS = {"one": (EN, DE), "other": (DE, LLAMA)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_look_ups():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slamlab.sweep.results, "commit", lambda: "unknown")
-        patch.setattr(slamlab.sweep.results, "versions", dict)
-        yield
 
 
 def _sweep(address, name, out):

@@ -5,18 +5,12 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy
-from small_world import World, cell, drive, events, small_sweep
+from small_world import World, cell, drive, events, open_campaign, small_sweep
 
 from slamlab.search.strategies import BisectSampler
-from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.settings import Request
-from slamlab.sweep.store import Store
 
 CELLS = tuple(cell(family=f"family{i}") for i in range(4))
-
-
-def _open(settings):
-    return Campaign(settings, Store(settings.store).open(min_free_bytes=0))
 
 
 def _probes(computed):
@@ -36,19 +30,19 @@ def test_every_cell_gets_a_base_then_they_take_turns(make_settings):
 def test_a_resumed_sweep_goes_on_in_turn(make_settings):
     settings = make_settings(cells=CELLS)
     world = World(settings, dict.fromkeys(CELLS, 4))
-    going = events(_open(settings), world)
+    going = events(open_campaign(settings), world)
     while len(_probes(world.computed)) < 6:
         next(going)
     next(going)  # it is noted
     for _ in range(2):  # one driver is killed before it begins a probe, the next while one runs
-        campaign = _open(settings)
+        campaign = open_campaign(settings)
         request = campaign.next()
         assert (request.kind, request.cell) == ("probe", CELLS[2])
         campaign.begin(request)
 
 
 def test_a_cell_of_which_less_runs_comes_first_and_a_resting_one_not_at_all(make_settings):
-    campaign = _open(make_settings(cells=CELLS))
+    campaign = open_campaign(make_settings(cells=CELLS))
     turns = campaign._turns
     turns.began(Request(kind="base", cell=CELLS[0]))
     assert list(turns.order()) == [*CELLS[1:], CELLS[0]]
@@ -67,7 +61,7 @@ def counted(request, tmp_path_factory):
     """Return, of a sweep of so many cells, what a trial took: searches asked, statements to the file, commits."""
     cells = tuple(replace(cell(), encoder=f"encoder{i}") for i in range(request.param))  # of one decoder
     settings = small_sweep(tmp_path_factory.mktemp("counted") / "runs", cells=cells)
-    campaign, world, counts = _open(settings), World(settings, dict.fromkeys(cells, 2), num_layers=4), Counter()
+    campaign, world, counts = open_campaign(settings), World(settings, dict.fromkeys(cells, 2), num_layers=4), Counter()
     choose = BisectSampler.choose
 
     def count_choice(self, tried):
