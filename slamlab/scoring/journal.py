@@ -34,22 +34,33 @@ class Journal:
     Args:
         path: The file; need not exist, nor its folder.
         say: Takes a line about what is damaged.
+        patiently: Does something, again where the file system goes away meanwhile.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] = lambda line: None) -> None:
-        self.path, self._say = path, say
+    def __init__(
+        self,
+        path: Path,
+        say: Callable[[str], None] = lambda line: None,
+        patiently: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+    ) -> None:
+        self.path, self._say, self._patiently = path, say, patiently
 
     def read(self) -> dict[str, Answer]:
         """Return the answers so far by utterance id, in the order in which they were made."""
         try:
-            content = self.path.read_bytes()
+            content = self._patiently(self.path.read_bytes)
         except FileNotFoundError:
             return {}
         return self._parse(content)[0]
 
     def append(self, answers: Iterable[Answer]) -> dict[str, Answer]:
         """Write answers whose utterances have none yet, and return all that the file then holds, as :meth:`read`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        made = list(answers)
+        known: dict[str, Answer] = self._patiently(lambda: self._append(made))
+        return known
+
+    def _append(self, answers: Iterable[Answer]) -> dict[str, Answer]:
+        self.path.parent.mkdir(exist_ok=True)
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, or its process dies
             content = file.read()

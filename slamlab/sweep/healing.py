@@ -87,7 +87,7 @@ class Healer(TrialFacts):
         spent_before = None
         while True:
             clock = Clock()
-            keeper = Keeper(self.store.heal_state(key), key, clock.read, changed=self.store.share)
+            keeper = self._keeper(key, clock)
             if spent_before is None:  # by processes before this one
                 spent_before = (keeper.state.wall_s, keeper.state.device_s) if keeper.state else (0.0, 0.0)
             if keeper.problem:
@@ -131,6 +131,11 @@ class Healer(TrialFacts):
         keeper.drop()
         return pruned
 
+    def _keeper(self, key: str, clock: Clock) -> Keeper:
+        """Return what keeps the state of the heal with this fingerprint."""
+        store = self.store
+        return Keeper(store.heal_state(key), key, clock.read, changed=store.share, patiently=store.patiently)
+
     def _heal_together(
         self, team: Team, request: Request, base: Base, recipe: HealRecipe, keeper: Keeper
     ) -> Generator[Progress, None, tuple[SlamModel, list[float]]]:
@@ -155,7 +160,7 @@ class Healer(TrialFacts):
     def _take_part(self, request: Request, base: Base, recipe: HealRecipe) -> Generator[Progress, None, None]:
         """Heal as one rank of a team; the first one leaves the losses and the model in the store."""
         key, clock = fingerprint(self._model_facts(request, base)), Clock()
-        keeper = Keeper(self.store.heal_state(key), key, clock.read, changed=self.store.share)
+        keeper = self._keeper(key, clock)
         if keeper.state:
             clock.add(keeper.state.wall_s, keeper.state.device_s)
         pruned, losses = yield from self._heal(request, base, recipe, keeper)

@@ -227,7 +227,7 @@ def open_ledger(settings: Settings, store: Store, cells: tuple[Cell, ...]) -> di
     """Open, or begin, the studies of cells."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with store.making_ledger():
-        file = StudyFile(store.ledger_url)
+        file = StudyFile(store.ledger_url, store.patiently)
     memory = optuna.storages.InMemoryStorage()
     nobody = optuna.samplers.RandomSampler()  # Optuna would make a sampler a study; a trial is begun with the cell's
     names = {cell: f"{settings.name} | {cell.name} | {settings.question(cell)[:12]}" for cell in cells}

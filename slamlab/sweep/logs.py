@@ -62,7 +62,8 @@ class TrialLogs:
         lines = [line.rstrip().rpartition("\r")[2] for line in redacted(text).split("\n")]
         told = "".join(f"{now} {printable(line)}\n" for line in lines if line)
         with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder.parent, self.folder):  # and no store where it went away
+                folder.mkdir(exist_ok=True)
             with self.path(request).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(told)
 

@@ -43,7 +43,8 @@ def patiently(
         except Exception as error:
             if not is_away(error):
                 raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            cause = getattr(error, "orig", error)  # SQLAlchemy adds the statement
+            reason = " ".join(f"{type(cause).__name__}: {cause}".split())
             if waited_s >= PATIENCE_S:
                 rule = f"a store that goes away comes back within {PATIENCE_S / 60:.0f} minutes"
                 remedy = "see that it can be reached, and run the same command again"

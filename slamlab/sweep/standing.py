@@ -263,7 +263,7 @@ class StatusFile:
     def _write(self, ended: float | None) -> None:
         """Write the file whole or not at all; where it cannot be, nobody is disturbed."""
         with suppress(Exception):
-            with whole_file(self._path) as draft:
+            with whole_file(self._path, parents=False) as draft:
                 draft.write_text(json.dumps({**self._standing.snapshot(), "ended": ended}))
             if ended or time.monotonic() - self._shared_s >= SHARE_EVERY_S:
                 self._shared_s = time.monotonic()

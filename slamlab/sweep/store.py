@@ -89,10 +89,11 @@ class Store:
         self.root = self.remote.folder if self.remote else Path(address).absolute()
         self.address: Path | str = self.remote.url if self.remote else self.root
         self.cache = self.root / "cache"
-        self.ledger_url = f"sqlite:///{self.root / 'ledger.db'}"
+        self._ledger = self.root / "ledger.db"
+        self.ledger_url = f"sqlite:///{self._ledger}"
         self._told: set[str] = set()
         self._whole: dict[str, list[tuple[int, int]]] = {}
-        self._was_there = self.root.is_dir()
+        self._was_there, self._had_ledger = self.root.is_dir(), self._ledger.exists()
         self._sent_ledger_s = time.monotonic()
 
     def open(self, min_free_bytes: int = MIN_FREE_BYTES) -> Store:
@@ -118,6 +119,16 @@ class Store:
         if self.remote:
             self.remote.check()
         self._was_there = True
+        return self
+
+    def awaited(self) -> Store:
+        """Return this store when it is there: one on which a driver runs, so that without its ledger it is away.
+
+        Raises:
+            StoreError: It stays away.
+        """
+        self._had_ledger = True
+        self.patiently(lambda: None)
         return self
 
     def relative(self, path: Path) -> str:
@@ -164,21 +175,24 @@ class Store:
     def put_folder(self, path: Path, fill: Callable[[Path], None]) -> str:
         """Keep a folder that `fill` writes, unless it is there already, and return its relative path."""
         if not self.has_folder(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=".draft-"))
-            try:
-                fill(draft)
-                write_manifest(draft)
-                draft.chmod(0o755)  # mkdtemp makes it private to its owner
-                draft.rename(path)
-            except OSError:
-                if not path.exists():  # else another worker was first: its folder is as good
-                    raise
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+            self.patiently(lambda: self._put_folder(path, fill))
         if self.remote and (path / MANIFEST).is_file():
             self.remote.send_folder(self.relative(path))
         return self.relative(path)
+
+    def _put_folder(self, path: Path, fill: Callable[[Path], None]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=".draft-"))
+        try:
+            fill(draft)
+            write_manifest(draft)
+            draft.chmod(0o755)  # mkdtemp makes it private to its owner
+            draft.rename(path)
+        except OSError:
+            if not path.exists():  # else another worker was first: its folder is as good
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     def has_folder(self, path: Path, *, here: bool = True) -> bool:
         """Say whether a model folder is there and whole; one that is damaged is named, and removed.
@@ -188,7 +202,7 @@ class Store:
             here: Whether one that is at the URL only is fetched.
         """
         name = self.relative(path)
-        if path.is_dir():
+        if self.patiently(path.is_dir):
             if not (problem := self._folder_problem(path)):
                 return True
             self.tell(f"{name} is damaged ({problem}): removed, and made again when it is wanted")
@@ -228,7 +242,7 @@ class Store:
 
     def journal(self, answers: str) -> Journal:
         """Return the answers of a model on a split; `answers` is the fingerprint of all that they depend on."""
-        return Journal(self._here(f"answers/{answers[:32]}.jsonl"), self.tell)
+        return Journal(self._here(f"answers/{answers[:32]}.jsonl"), self.tell, self.patiently)
 
     def read_heal(self, model: str) -> dict[str, Any]:
         """Return losses, cost and notes, if any, of the healing of a model; nothing and no cost where not known."""
@@ -331,18 +345,19 @@ class Store:
 
         A damaged ledger is put aside: the trials' records are in the store, and a new ledger finds them there.
         """
-        path, name = self.root / "ledger.db", f"ledgers/{sweep}.db"
+        path, name = self._ledger, f"ledgers/{sweep}.db"
         if self.remote and not path.exists() and self.remote.fetch(name):
             (self.root / name).rename(path)
         if path.exists() and (problem := ledger_problem(path)):
             aside = path.with_name(f"ledger.damaged-{time.time_ns()}.db")
             path.rename(aside)
+            self._had_ledger = False
             self.tell(f"ledger.db is damaged ({problem}): put aside as {aside.name}, and begun again from the records")
 
     @contextmanager
     def making_ledger(self) -> Iterator[None]:
         """Hold what one process at a time holds: two that begin at once would both make the ledger's tables."""
-        with (self.root / "ledger.lock").open("a") as file:
+        with self.patiently(lambda: (self.root / "ledger.lock").open("a")) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -353,14 +368,14 @@ class Store:
             sweep: Whose driver sends it.
             now: Whether at once, or only where the last one is a while ago.
         """
-        if self.remote is None or not (self.root / "ledger.db").exists():
+        if self.remote is None or not self._ledger.exists():
             return
         if not now and time.monotonic() - self._sent_ledger_s < LEDGER_EVERY_S:
             return
         copy = self.root / "ledgers" / f"{sweep}.db"
         copy.parent.mkdir(exist_ok=True)
         copy.unlink(missing_ok=True)
-        with closing(sqlite3.connect(self.root / "ledger.db")) as ledger, closing(sqlite3.connect(copy)) as target:
+        with closing(sqlite3.connect(self._ledger)) as ledger, closing(sqlite3.connect(copy)) as target:
             ledger.backup(target)
         self.remote.send(self.relative(copy))
         self._sent_ledger_s = time.monotonic()
@@ -374,7 +389,7 @@ class Store:
     def _here(self, name: str) -> Path:
         """Return a file's path, fetched where it is at the URL only."""
         path = self.root / name
-        if self.remote and not path.exists():
+        if not self.patiently(path.exists) and self.remote:
             self.remote.fetch(name)
         return path
 
@@ -434,28 +449,47 @@ class Store:
     def _read(self, path: Path) -> bytes | None:
         """Return a file's content, None where there is none; waits for a file system that went away."""
         try:
-            return self._patiently(path.read_bytes)
+            return self.patiently(path.read_bytes)
         except OSError:
             return None
 
     def _write(self, path: Path, content: bytes) -> None:
         """Write a file whole or not at all; waits for a file system that went away."""
-        self._patiently(lambda: self._write_once(path, content))
+        self.patiently(lambda: self._write_once(path, content))
 
     def _write_once(self, path: Path, content: bytes) -> None:
-        with whole_file(path) as draft, draft.open("wb") as file:
+        with whole_file(path, parents=False) as draft, draft.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
-    def _patiently(self, work: Callable[[], Result]) -> Result:
-        return patiently(work, self._is_away, self.root, self.say)
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """Do something on the store's folder; where its file system went away, again when it is back.
+
+        Raises:
+            StoreError: It stayed away.
+        """
+
+        def once() -> Result:
+            if self._is_gone():  # before anything is begun anew in what the mount has left
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root))
+            return work()
+
+        return patiently(once, self._is_away, self.root, self.say)
 
     def _is_away(self, error: Exception) -> bool:
         """Say whether an error is of a file system that may come back: also one whose mount took the folder away."""
-        if not isinstance(error, OSError):
+        cause = getattr(error, "orig", error)  # SQLAlchemy wraps what SQLite raises
+        if isinstance(cause, sqlite3.OperationalError):
+            return cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR or self._is_gone()
+        return isinstance(error, OSError) and (error.errno in AWAY or (error.errno == errno.ENOENT and self._is_gone()))
+
+    def _is_gone(self) -> bool:
+        """Say whether the folder is not the one that it was: without its mount it is empty, or not there at all."""
+        if self._ledger.exists():
+            self._had_ledger = True
             return False
-        return error.errno in AWAY or (error.errno == errno.ENOENT and self._was_there and not self.root.is_dir())
+        return self._had_ledger or (self._was_there and not self.root.is_dir())
 
 
 def ledger_problem(path: Path) -> str:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, MetaData, Row, Table, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 PARTS = ("trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes")
 """Tables of what a trial is made of."""
 WAIT_S = 60
+Result = TypeVar("Result")
 
 
 @dataclass(kw_only=True)
@@ -45,9 +47,11 @@ class StudyFile:
 
     Args:
         url: Of the database, as SQLAlchemy takes it; it is made where there is none.
+        patiently: Does something, again where the file system goes away meanwhile.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patiently: Callable[[Callable[[], Any]], Any] = lambda work: work()) -> None:
+        self._patiently = patiently
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": WAIT_S}})
         self._engine = storage.engine
         known = MetaData()
@@ -77,8 +81,9 @@ class StudyFile:
 
     def add(self, studies: Mapping[str, Mapping[str, Any]]) -> dict[str, KeptStudy]:
         """Begin studies with these names and attributes."""
-        added = {}
-        with self._engine.begin() as connection:
+
+        def begin(connection: Connection) -> dict[str, KeptStudy]:
+            added = {}
             for name, attrs in studies.items():
                 study_id = _insert(connection, self._tables["studies"], study_name=name)
                 _insert(
@@ -87,29 +92,50 @@ class StudyFile:
                 added[name] = KeptStudy(id=study_id, attrs=dict(attrs))
                 for key, value in attrs.items():
                     self._set_attr(connection, study_id, key, value)
-        return added
+            return added
+
+        return self._in_one_go(begin)
 
     def set_attr(self, study_id: int, key: str, value: Any) -> None:
         """Keep an attribute of a study."""
-        with self._engine.begin() as connection:
-            self._set_attr(connection, study_id, key, value)
+        self._in_one_go(lambda connection: self._set_attr(connection, study_id, key, value))
 
     def write(self, study_id: int, *trials: FrozenTrial) -> None:
         """Keep trials as they are now, whether they are new or known by their numbers."""
-        with self._engine.begin() as connection:
+
+        def keep(connection: Connection) -> None:
             for trial in trials:
                 self._write(connection, study_id, trial)
 
+        self._in_one_go(keep)
+
     def rewrite(self, study_id: int, trials: Iterable[FrozenTrial]) -> None:
         """Keep these trials of a study and no others."""
-        table = self._tables["trials"]
-        with self._engine.begin() as connection:
+        table, kept = self._tables["trials"], list(trials)
+
+        def replace(connection: Connection) -> None:
             own = select(table.c.trial_id).where(table.c.study_id == study_id)
             for name in PARTS:
                 connection.execute(delete(self._tables[name]).where(self._tables[name].c.trial_id.in_(own)))
             connection.execute(delete(table).where(table.c.study_id == study_id))
-            for trial in trials:
+            for trial in kept:
                 self._write(connection, study_id, trial)
+
+        self._in_one_go(replace)
+
+    def _in_one_go(self, work: Callable[[Connection], Result]) -> Result:
+        """Do something in a transaction, all of it again where the file went away meanwhile."""
+
+        def once() -> Result:
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            except DBAPIError:
+                self._engine.dispose()  # when the file is back, a connection to what it was is of no use
+                raise
+
+        result: Result = self._patiently(once)
+        return result
 
     def _set_attr(self, connection: Connection, study_id: int, key: str, value: Any) -> None:
         table = self._tables["study_user_attributes"]

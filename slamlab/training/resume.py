@@ -51,6 +51,7 @@ class Keeper:
         cost: Returns wall and device seconds of the run so far.
         every_s: Seconds between two states.
         changed: Takes the path when the file has been replaced or removed.
+        patiently: Does something, again where the file system goes away meanwhile.
 
     Attributes:
         state: What was found in the file; None to begin anew.
@@ -64,8 +65,10 @@ class Keeper:
         cost: Callable[[], tuple[float, float]],
         every_s: float = SAVE_EVERY_S,
         changed: Callable[[Path], None] = lambda path: None,
+        patiently: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
-        self.path, self._run, self._cost, self._every_s, self._changed = path, run, cost, every_s, changed
+        self.path, self._run, self._cost, self._every_s = path, run, cost, every_s
+        self._changed, self._patiently = changed, patiently
         self.problem = ""
         self.state = self._read()
         self._wrote_s = time.monotonic()
@@ -78,8 +81,13 @@ class Keeper:
         """Replace the state in the file."""
         wall_s, device_s = self._cost()
         told = {"revision": REVISION, "run": self._run, "losses": losses, "wall_s": wall_s, "device_s": device_s}
-        with whole_file(self.path) as draft:
-            save_file(dict(tensors), draft, {"state": json.dumps(told), "sha256": _digest(tensors)})
+        header = {"state": json.dumps(told), "sha256": _digest(tensors)}
+
+        def replace() -> None:
+            with whole_file(self.path, parents=False) as draft:
+                save_file(dict(tensors), draft, header)
+
+        self._patiently(replace)
         self._changed(self.path)
         self._wrote_s = time.monotonic()
 

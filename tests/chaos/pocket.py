@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from nodes import start_nodes
+
 from slamlab.sweep import healing
 from slamlab.sweep.cluster import ranks, run, worker
-from slamlab.sweep.cluster.start import OBJECT_STORE_BYTES
 from slamlab.sweep.command import sweep_app
 from slamlab.training.resume import Keeper
 
@@ -45,13 +46,7 @@ def main() -> None:
     run.TrialRunner = OftenKept
     num_nodes = int(sys.argv.pop(1))
     if num_nodes:
-        from ray.cluster_utils import Cluster
-
-        here = {"object_store_memory": OBJECT_STORE_BYTES}
-        cluster = Cluster(initialize_head=True, head_node_args={**here, "num_cpus": 0})
-        for _ in range(num_nodes):
-            cluster.add_node(**here, num_cpus=1)
-        sys.argv += ["--address", cluster.address]
+        sys.argv += ["--address", start_nodes(num_nodes)]
     sweep_app("max_prune", None, lambda: "python sweeps/max_prune.py")()
 
 

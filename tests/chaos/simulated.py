@@ -1,17 +1,19 @@
 """A sweep of simulated trials on a store, as a driver that may be killed; with Ray Tune or without.
 
 Ledger, campaign, store, scoring and, where asked for, the Ray Tune run are the real ones. Run as a script it drives the
-sweep with Ray; `go` drives it without.
+sweep with Ray, on so many nodes, or 0 for this machine alone; `go` drives it without.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nodes import start_nodes
 from rich.console import Console
 from small_world import World, cell, drive, results_of, small_sweep
 
@@ -27,6 +29,9 @@ from slamlab.training.base import Progress
 EDGES = {cell(): 4, cell("de", "st"): 1, cell(family="llama"): 0}
 NUM_STEPS, STEP_S = 4, 0.1
 HANG_MINUTES = 0.25
+WANTS_MUCH = "wants-much"
+"""A file beside the store: the next probe takes more memory than there is, and removes it."""
+ROOM_BYTES = 1 << 36
 
 
 def settings_of(store: Path) -> Settings:
@@ -53,23 +58,29 @@ class Simulated(worker.TrialRunner):
     """A worker whose trials take a moment."""
 
     def _run(self, request: Request) -> Iterator[Progress]:
+        wants_much = Path(self._settings.store).with_name(WANTS_MUCH)
+        if wants_much.exists() and request.is_probe:
+            wants_much.unlink()
+            resource.setrlimit(resource.RLIMIT_AS, (ROOM_BYTES, ROOM_BYTES))
+            bytearray(2 * ROOM_BYTES)
         worker.REPORT_EVERY_S = STEP_S
+        Store(self._settings.store).awaited()
         for step in range(NUM_STEPS):
             time.sleep(STEP_S)
             yield Progress(stage="heal", step=step + 1, num_steps=NUM_STEPS)
         return World(self._settings, EDGES).run(request)
 
 
-def main(store: Path) -> None:
+def main(store: Path, num_nodes: int) -> None:
     """Drive the sweep to its end with Ray."""
     run.TrialRunner = Simulated
     with exit_on_user_error():
         campaign = Campaign(settings_of(store), Store(store).open(min_free_bytes=0))
-        start_ray()
+        start_ray(start_nodes(num_nodes) if num_nodes else None)
         with Watcher(Console(), campaign, 0) as watcher:
             run.run(campaign, watcher, hang_minutes=HANG_MINUTES)
         assert campaign.finished
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -94,7 +94,7 @@ def test_under_ray_drivers_workers_and_a_hang_change_nothing(undisturbed, tmp_pa
     draw, store = random.Random(0), tmp_path / "runs"
 
     def start(name):
-        return arena.Driver([arena.HERE / "simulated.py", store], tmp_path / f"{name}.log")
+        return arena.Driver([arena.HERE / "simulated.py", store, 0], tmp_path / f"{name}.log")
 
     killed = start("killed")
     killed.until(lambda: _trials(store))
@@ -129,6 +129,40 @@ def test_under_ray_drivers_workers_and_a_hang_change_nothing(undisturbed, tmp_pa
     _assert_nothing_twice(store)
     for what, count in (("driver under Ray", 1), ("worker under Ray", num_killed), ("worker that hangs", num_hung)):
         record_property("faults", (what, count, count))
+
+
+def test_a_trial_out_of_memory_is_tried_again(undisturbed, tmp_path, record_property):
+    told, trials, _ = undisturbed
+    store = tmp_path / "runs"
+    (tmp_path / simulated.WANTS_MUCH).touch()
+    driver = arena.Driver([arena.HERE / "simulated.py", store, 0], tmp_path / "driver.log")
+    assert driver.ends() == 0, driver.said
+    assert driver.said.count("FAILED: MemoryError") == 1
+    assert driver.orphans() == []
+    assert _trials(store).keys() == trials
+    assert _without_attempts(simulated.answer(store)) == _without_attempts(told)
+    record_property("faults", ("trial out of memory", 1, 1))
+
+
+def test_a_sweep_on_several_nodes_does_without_one_that_is_lost(undisturbed, tmp_path, record_property):
+    told, trials, _ = undisturbed
+    store = tmp_path / "runs"
+    driver = arena.Driver([arena.HERE / "simulated.py", store, 3], tmp_path / "driver.log")
+
+    def nodes():
+        found = {worker.ppid(): worker.parent() for worker in driver.named(WORKER)}
+        return list(found.values()) if len(found) == 2 else []
+
+    node = driver.until(nodes)[0]
+    arena.pause(random.Random(0), LONGEST_PAUSE_S)
+    arena.strike([node, *node.children(recursive=True)])
+    assert driver.ends() == 0, driver.said
+    assert driver.orphans() == []
+    assert "CUT SHORT: the worker died" in driver.said
+    assert _trials(store).keys() == trials
+    assert simulated.answer(store) == told
+    _assert_nothing_twice(store)
+    record_property("faults", ("node of several", 1, 1))
 
 
 def _without_attempts(results):

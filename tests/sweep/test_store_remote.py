@@ -7,16 +7,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from small_world import World, cell, drive, small_sweep, told
+import torch
+from small_world import World, cell, drive, events, open_campaign, small_sweep, told
 
 from slamlab.errors import StoreError
+from slamlab.scoring.journal import Answer
 from slamlab.sweep import patience
 from slamlab.sweep.integrity import KEPT, MANIFEST
 from slamlab.sweep.remote import Remote
 from slamlab.sweep.store import Store, fingerprint
+from slamlab.training.resume import Keeper
 
 pytestmark = pytest.mark.usefixtures("no_look_ups")
 
@@ -314,6 +318,49 @@ def test_a_folder_whose_mount_went_away_is_waited_for(tmp_path, monkeypatch, cap
     monkeypatch.setattr(patience, "PATIENCE_S", 10.0)
     assert store.read_record("f" * 64) == record
     assert stale == []
+
+
+@pytest.mark.parametrize("moment", (1, 2, 7, 10))
+def test_a_sweep_whose_folder_goes_away_waits_with_ledger_and_artefacts(tmp_path, monkeypatch, capsys, moment):
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
+    alone, settings = (small_sweep(tmp_path / name, cells=(EN, DE)) for name in ("alone", "runs"))
+    expected = told(drive(alone, World(alone, EDGES, num_layers=4)))
+    campaign, world = open_campaign(settings), World(settings, EDGES, num_layers=4)
+    for number, _ in enumerate(events(campaign, world)):
+        if number == moment:
+            _goes_away(settings.store)
+    assert "does not answer" in capsys.readouterr().err
+    assert told(campaign) == told(open_campaign(settings)) == expected
+    assert max(Counter(world.computed).values()) == 1
+
+
+def test_answers_and_the_state_of_a_heal_wait_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
+    open_campaign(small_sweep(tmp_path / "runs"))
+    store, answer = Store(tmp_path / "runs"), Answer(id="u1", hypothesis="said")
+    keeper = Keeper(store.heal_state("a" * 64), "run", lambda: (1.0, 1.0), patiently=store.patiently)
+    for work in (lambda: keeper.write([0.5], {"w": torch.ones(2)}), lambda: store.journal("b" * 64).append([answer])):
+        back = _goes_away(store.root)
+        work()
+        back.join()
+    assert Keeper(keeper.path, "run", lambda: (1.0, 1.0)).state.losses == (0.5,)
+    assert store.journal("b" * 64).read() == {"u1": answer}
+
+
+def test_a_worker_that_begins_while_the_store_is_away_waits_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
+    campaign = open_campaign(small_sweep(tmp_path / "runs"))
+    _goes_away(campaign.store.root)
+    assert (Store(tmp_path / "runs").awaited().root / "ledger.db").exists()
+
+
+def _goes_away(root):
+    """Take a store's folder away, as a mount does that leaves an empty one; it is back in a moment."""
+    root.rename(root.with_name("away"))
+    root.mkdir()
+    back = threading.Timer(0.2, lambda: root.with_name("away").replace(root))
+    back.start()
+    return back
 
 
 def _throw(error):

@@ -15,6 +15,7 @@ from slamlab.sweep.cluster.ranks import WORKER_DIED, RankTeam
 from slamlab.sweep.healing import RankLost
 from slamlab.sweep.logs import Teller
 from slamlab.sweep.settings import Request, Settings
+from slamlab.sweep.store import Store
 from slamlab.training.base import Progress
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class TrialRunner(tune.Trainable):
         """Run a trial on this actor's bench; the first one makes it, so that what fails there has its reason told."""
         from slamlab.sweep.trial import Bench
 
-        team = RankTeam(self._settings) if self._settings.devices > 1 else None
-        self._bench = self._bench or Bench(self._settings, team)
+        if self._bench is None:
+            Store(self._settings.store).awaited()
+            team = RankTeam(self._settings) if self._settings.devices > 1 else None
+            self._bench = Bench(self._settings, team)
         return (yield from self._bench.run(request))
