@@ -1,7 +1,6 @@
 """The main job as a user meets it: what it offers, and how it says that something cannot be done."""
 
 import dataclasses
-import importlib.util
 import inspect
 import json
 import os
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 from typer.testing import CliRunner
 
 from slamlab.sweep.command import split
@@ -23,10 +23,7 @@ SMALL = ["--heal-steps", "2", "--num-train", "8", "--num-selection", "12", "--nu
 
 @pytest.fixture(scope="module")
 def max_prune():
-    spec = importlib.util.spec_from_file_location("max_prune", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("sweeps/max_prune.py")
 
 
 @pytest.fixture(scope="module")

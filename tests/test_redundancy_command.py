@@ -1,6 +1,5 @@
 """`sweeps/redundancy.py` as a user meets it: real maps of the shipped model, small."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 from typer.testing import CliRunner
 
 SCRIPT = Path(__file__).parents[1] / "sweeps" / "redundancy.py"
@@ -16,9 +16,7 @@ SMALL = ["--num-utterances", "6", "--num-resamples", "40", "--num-test", "12", "
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("redundancy_command", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("sweeps/redundancy.py")
     folder = tmp_path_factory.mktemp("redundancy")
     places = ["--store", str(folder / "runs"), "--reports", str(folder / "reports")]
 

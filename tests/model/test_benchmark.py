@@ -1,21 +1,14 @@
 """The benchmark of redundancy measures the same thing in all its ways."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "redundancy.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("redundancy_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/redundancy.py")
 
 
 def test_all_ways_find_the_same_distances_but_for_the_last_norm(benchmark):

@@ -1,21 +1,14 @@
 """The benchmark of decoding has all ways say the same, and times a decoder that is really shorter."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from scripts import load_script
 from transformers import LlamaConfig
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "decode.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("decode_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/decode.py")
 
 
 def test_all_ways_give_the_same_answers(benchmark):

@@ -1,22 +1,16 @@
 """The benchmark of scoring runs; its figures are for whoever runs it, not for a test."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import typer
+from scripts import load_script
 from typer.testing import CliRunner
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scoring.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("scoring_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/scoring.py")
 
 
 def _run(benchmark, *arguments):

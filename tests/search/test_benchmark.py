@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from scripts import load_script
 
 from slamlab.search.strategies import SAMPLERS, SamplerOptions
 
@@ -27,10 +28,7 @@ def quiet():
 
 @pytest.fixture(scope="module")
 def search():
-    spec = importlib.util.spec_from_file_location("benchmark_search", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/search.py")
 
 
 @pytest.fixture(scope="module")

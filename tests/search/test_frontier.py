@@ -1,9 +1,7 @@
 """The frontier search: its choices against brute force, and whole sweeps of it on worlds whose truth is known."""
 
 import gc
-import importlib.util
 import math
-import sys
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from scripts import load_script
 
 from slamlab.errors import OptionError
 from slamlab.search.evidence import MAX_FAILURES, SearchSpace
@@ -25,7 +24,6 @@ from slamlab.search.frontier import (
 )
 from slamlab.search.posterior import MAX_LOOKS
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BENCH = Path(__file__).parents[3] / "shared" / "bench" / "simulator.py"
 
 
@@ -37,14 +35,7 @@ def quiet():
     optuna.logging.set_verbosity(verbosity)
 
 
-def _import(path):
-    spec = importlib.util.spec_from_file_location(f"frontier_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tabulated = _import(BENCHMARKS / "tabulated.py")
+tabulated = load_script("benchmarks/tabulated.py")
 
 
 def _space(view):
@@ -613,7 +604,7 @@ def test_what_is_certified_kept_to_the_tolerance_when_it_was_healed(condition):
 
 @pytest.mark.skipif(not BENCH.is_file(), reason="no other simulator at hand")
 def test_a_cell_alone_takes_few_heals_in_another_simulator():
-    bench, search = _import(BENCH), _import(BENCHMARKS / "search.py")
+    bench, search = load_script(str(BENCH)), load_script("benchmarks/search.py")
     world = bench.World("standard", 0)
     rows = [bench.run_optuna_cell(world, cell, search.make_sampler, space="fid") for cell in range(0, 180, 9)]
     assert np.mean([row["f3"] for row in rows]) <= 5

@@ -1,12 +1,12 @@
 """Whole sweeps of curves, driven without Ray: what is looked at, shared, resumed, planned, recorded and shown."""
 
-import importlib.util
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
 import pytest
+from scripts import load_script
 from small_world import World, cell, drive, events, open_campaign, results_of, small_sweep, told
 from typer.testing import CliRunner
 
@@ -203,9 +203,7 @@ def test_a_depth_beyond_some_decoder_is_refused_before_anything_runs(make_settin
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("curves", ROOT / "sweeps" / "curves.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("sweeps/curves.py")
     folder = tmp_path_factory.mktemp("store")
 
     def invoke(*arguments):
@@ -243,9 +241,7 @@ def test_options_of_searches_are_not_offered_nor_those_of_curves_elsewhere(comma
         assert option not in shown
         assert command(option, "1").exit_code == 2
     assert "relative degradation against the fraction" in shown
-    spec = importlib.util.spec_from_file_location("max_prune", ROOT / "sweeps" / "max_prune.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("sweeps/max_prune.py")
     shown = CliRunner().invoke(module.app, ["--help"], env={"COLUMNS": "250", "TERM": "dumb"}).stdout
     assert "--sampler" in shown
     assert "--depths" not in shown

@@ -1,26 +1,19 @@
 """The benchmark of orchestration runs; its figures are for whoever runs it, not for a test."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from scripts import load_script
 from typer.testing import CliRunner
 
 from slamlab.sweep.settings import Request
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "orchestration.py"
-
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("orchestration_benchmark", SCRIPT)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/orchestration.py")
 
 
 def _run(benchmark, *arguments):

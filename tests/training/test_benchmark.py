@@ -1,27 +1,20 @@
 """The benchmark of healing has three ways do one and the same work."""
 
-import importlib.util
 from itertools import cycle
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 from transformers import Qwen2Config
 
 from slamlab.zoo.profiles import HealRecipe, TrainRecipe
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "heal.py"
-
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("heal_benchmark", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/heal.py")
 
 
 def test_all_ways_take_the_same_steps(benchmark: ModuleType) -> None:
