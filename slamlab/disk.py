@@ -19,17 +19,13 @@ SAID = ("no space left on device", "disk quota exceeded", "database or disk is f
 
 
 @contextmanager
-def whole_file(path: Path, *, parents: bool = True) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """Yield an empty file beside `path` that takes its place at the end.
 
     Nobody meets half a file, and after an error none is left. Until then it is called `.draft-` and random letters,
     without a suffix: no pattern for finished files meets it. Whoever may read the folder may read the file.
-
-    Args:
-        path: The file; its folder is made where there is none.
-        parents: Whether those above it are, too.
     """
-    path.parent.mkdir(parents=parents, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
     os.close(handle)
     draft = Path(name)

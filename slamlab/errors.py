@@ -52,6 +52,10 @@ class StoreError(UserError):
     """The store cannot be read, written, or has too little room."""
 
 
+class StoreAway(StoreError):
+    """The store was there, and is so no longer; nothing is wrong with what was asked."""
+
+
 class TrialFailed(SlamlabError):
     """A trial ended without a score, for the reason given: never turned into a number."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,17 +39,30 @@ class FeatureStore:
         UserError: The encoder cannot be had; see :func:`slamlab.zoo.encoders.locate_encoder`.
     """
 
-    def __init__(self, encoder_name: str, folder: Path, cache: Path, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        encoder_name: str,
+        folder: Path,
+        cache: Path,
+        *,
+        device: str = "cpu",
+        patiently: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+    ) -> None:
         located = locate_encoder(encoder_name, cache)
         self.spec: EncoderSpec = located.spec
         self.fingerprint = f"{located.fingerprint}.{ENCODING_RULE}"
         self._name, self._cache, self._device = encoder_name, cache, device
         self._folder = folder / f"{located.fingerprint[:16]}.{ENCODING_RULE}"
         self._digests: dict[tuple[Path, int, int], str] = {}
+        self._patiently = patiently
 
     def get(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
         """Return the features of utterances, float16 [T, D] each, computing those that are missing or damaged."""
-        self.ensure(utterances)
+        found: list[np.ndarray] = self._patiently(lambda: self._get(utterances))
+        return found
+
+    def _get(self, utterances: Sequence[Utterance]) -> list[np.ndarray]:
+        self._ensure(utterances)
         paths = [self._path(utterance) for utterance in utterances]
         features = [self._load(path) for path in paths]
         for i, frames in enumerate(features):
@@ -64,6 +78,9 @@ class FeatureStore:
             utterances: May repeat a recording.
             progress: Called with (done, total) after every chunk; never where nothing is missing.
         """
+        self._patiently(lambda: self._ensure(utterances, progress))
+
+    def _ensure(self, utterances: Sequence[Utterance], progress: Callable[[int, int], None] | None = None) -> None:
         missing = {path: utterance for utterance in utterances if not (path := self._path(utterance)).is_file()}
         # Neighbours in length share batches.
         todo = sorted(missing.items(), key=lambda item: (item[1].duration_s, item[0]))

@@ -60,7 +60,7 @@ class Journal:
         return known
 
     def _append(self, answers: Iterable[Answer]) -> dict[str, Answer]:
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, or its process dies
             content = file.read()

@@ -39,8 +39,8 @@ class TrialFacts:
     def features(self, encoder: str) -> FeatureStore:
         """Return the frames of an encoder."""
         if encoder not in self._features:
-            cache = self.store.cache
-            self._features[encoder] = FeatureStore(encoder, cache / "features", cache / "models", device=device())
+            store, folders = self.store, (self.store.cache / "features", self.store.cache / "models")
+            self._features[encoder] = FeatureStore(encoder, *folders, device=device(), patiently=store.patiently)
         return self._features[encoder]
 
     def _members(self, request: Request) -> list[Cell]:

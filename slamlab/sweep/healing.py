@@ -79,7 +79,7 @@ class Healer(TrialFacts):
         checkpoint = self.store.checkpoint_folder(key)
         if self.store.has_folder(checkpoint):
             with suppress(AssetError, OSError):  # dropped by another sweep at this very moment: make it again
-                model = load(checkpoint).to(device())
+                model = self.store.patiently(lambda: load(checkpoint)).to(device())
                 self.store.drop_heal_state(key)  # of a trial killed before it could drop it
                 return model
         notes: list[str] = []

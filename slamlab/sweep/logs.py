@@ -11,7 +11,7 @@ import io
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -46,10 +46,11 @@ class TrialLogs:
 
     Args:
         folder: Where they lie; made with the first one.
+        is_gone: Says whether the disk on which they lie has gone away, so that nothing is begun anew in its place.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, is_gone: Callable[[], bool] = lambda: False) -> None:
+        self.folder, self._is_gone = folder, is_gone
 
     def path(self, request: Request) -> Path:
         """Return where the log of a trial is."""
@@ -57,13 +58,14 @@ class TrialLogs:
 
     def write(self, request: Request, text: str) -> None:
         """Add lines, each with the time, without control characters and the credentials of URLs."""
+        if self._is_gone():
+            return
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         # Of a line that was written over, as progress bars do, the last state.
         lines = [line.rstrip().rpartition("\r")[2] for line in redacted(text).split("\n")]
         told = "".join(f"{now} {printable(line)}\n" for line in lines if line)
         with suppress(OSError):
-            for folder in (self.folder.parent, self.folder):  # and no store where it went away
-                folder.mkdir(exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             with self.path(request).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(told)
 

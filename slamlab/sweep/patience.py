@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from slamlab.errors import StoreError
+from slamlab.errors import StoreAway
 
 PATIENCE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 300.0, 1.0, 30.0
 AWAY = {
@@ -34,7 +34,7 @@ def patiently(
         say: Takes a line for each pause.
 
     Raises:
-        StoreError: The store stayed away.
+        StoreAway: The store stayed away.
     """
     waited_s, pause_s = 0.0, FIRST_PAUSE_S
     while True:
@@ -48,7 +48,7 @@ def patiently(
             if waited_s >= PATIENCE_S:
                 rule = f"a store that goes away comes back within {PATIENCE_S / 60:.0f} minutes"
                 remedy = "see that it can be reached, and run the same command again"
-                raise StoreError(rule, f"{where} ({reason})", remedy) from None
+                raise StoreAway(rule, f"{where} ({reason})", remedy) from None
             say(f"the store {where} does not answer ({reason}): tried again in {pause_s:.0f} s")
             time.sleep(pause_s)
             waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, LONGEST_PAUSE_S)

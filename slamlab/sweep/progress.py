@@ -54,10 +54,12 @@ class Watcher:
         report: Path | None = None,
     ) -> None:
         self._console, self._store = console, campaign.store
-        name = campaign.settings.name
+        name, store = campaign.settings.name, campaign.store
         self._standing = Standing(campaign, num_expected, report)
-        self._logs = TrialLogs(self._store.root / "logs" / name)
-        self._status = StatusFile(self._store.root / "status" / f"{name}.json", self._standing, self._store.share)
+        self._logs = TrialLogs(store.root / "logs" / name, store.is_gone)
+        self._status = StatusFile(
+            store.root / "status" / f"{name}.json", self._standing, store.share, is_gone=store.is_gone
+        )
         # A console may be told to take any file for a terminal; only a real one is drawn on.
         self._is_live = live and console.is_interactive and console.file.isatty()
         self._said_s: dict[Request, float] = {}

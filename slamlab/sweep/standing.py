@@ -236,10 +236,17 @@ class StatusFile:
         path: Of the file.
         standing: What is written.
         share: Sends the file to the store's URL; does nothing where there is none.
+        is_gone: Says whether the disk on which it lies has gone away, so that nothing is begun anew in its place.
     """
 
-    def __init__(self, path: Path, standing: Standing, share: Callable[[Path], None]) -> None:
-        self._path, self._standing, self._share = path, standing, share
+    def __init__(
+        self,
+        path: Path,
+        standing: Standing,
+        share: Callable[[Path], None],
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._path, self._standing, self._share, self._is_gone = path, standing, share, is_gone
         self._shared_s = -SHARE_EVERY_S
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="status", daemon=True)
@@ -262,8 +269,10 @@ class StatusFile:
 
     def _write(self, ended: float | None) -> None:
         """Write the file whole or not at all; where it cannot be, nobody is disturbed."""
+        if self._is_gone():
+            return
         with suppress(Exception):
-            with whole_file(self._path, parents=False) as draft:
+            with whole_file(self._path) as draft:
                 draft.write_text(json.dumps({**self._standing.snapshot(), "ended": ended}))
             if ended or time.monotonic() - self._shared_s >= SHARE_EVERY_S:
                 self._shared_s = time.monotonic()

@@ -58,6 +58,8 @@ LEDGER_EVERY_S = 60.0
 """A driver's machine that is lost takes this much of the ledger with it at most; no record of a trial."""
 NAMED = re.compile(r'"((?:hypotheses|maps)/[0-9a-f]{32}\.\w+|checkpoints/[0-9a-f]{32})"')
 """What of a store the records of a report name."""
+MARK = ".slamlab"
+"""An empty file that says that a folder is a store: what a mount leaves that went away has none."""
 Result = TypeVar("Result")
 
 
@@ -93,7 +95,8 @@ class Store:
         self.ledger_url = f"sqlite:///{self._ledger}"
         self._told: set[str] = set()
         self._whole: dict[str, list[tuple[int, int]]] = {}
-        self._was_there, self._had_ledger = self.root.is_dir(), self._ledger.exists()
+        self._mark = self.root / MARK
+        self._was_there = self._mark.exists()
         self._sent_ledger_s = time.monotonic()
 
     def open(self, min_free_bytes: int = MIN_FREE_BYTES) -> Store:
@@ -107,6 +110,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
+            self._mark.touch()
         except OSError as error:
             raise StoreError(rule, f"{self.root} ({error.strerror})", remedy) from None
         free = shutil.disk_usage(self.root).free
@@ -122,14 +126,13 @@ class Store:
         return self
 
     def awaited(self) -> Store:
-        """Return this store when it is there: one on which a driver runs, so that without its ledger it is away.
+        """Return this store when it is there: one that a driver has opened, so that without its mark it is away.
 
         Raises:
-            StoreError: It stays away.
+            StoreAway: It stays away.
         """
-        self._had_ledger = True
-        self.patiently(lambda: None)
-        return self
+        self._was_there = self.remote is None  # of a URL each machine has a folder of its own
+        return self.patiently(lambda: self)
 
     def relative(self, path: Path) -> str:
         """Return a path as records hold it: relative to the store, with forward slashes."""
@@ -181,7 +184,7 @@ class Store:
         return self.relative(path)
 
     def _put_folder(self, path: Path, fill: Callable[[Path], None]) -> None:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=".draft-"))
         try:
             fill(draft)
@@ -228,7 +231,7 @@ class Store:
     def keep_folder(self, path: Path) -> None:
         """Mark a folder as one that somebody relies on: :meth:`drop_folder` then leaves it, whoever asks."""
         with suppress(FileNotFoundError):  # dropped a moment ago: who relies on it makes it again
-            (path / KEPT).touch()
+            self.patiently((path / KEPT).touch)
             if self.remote:
                 self.remote.send(self.relative(path / KEPT))
 
@@ -263,7 +266,7 @@ class Store:
     def drop_heal_state(self, model: str) -> None:
         """Remove the state of a heal that is over."""
         path = self.root / "heals" / f"{model[:32]}.safetensors"
-        path.unlink(missing_ok=True)
+        self.patiently(lambda: path.unlink(missing_ok=True))
         self.share(path)
 
     def share(self, path: Path) -> None:
@@ -348,10 +351,9 @@ class Store:
         path, name = self._ledger, f"ledgers/{sweep}.db"
         if self.remote and not path.exists() and self.remote.fetch(name):
             (self.root / name).rename(path)
-        if path.exists() and (problem := ledger_problem(path)):
+        if path.exists() and (problem := self.patiently(lambda: ledger_problem(path))):
             aside = path.with_name(f"ledger.damaged-{time.time_ns()}.db")
             path.rename(aside)
-            self._had_ledger = False
             self.tell(f"ledger.db is damaged ({problem}): put aside as {aside.name}, and begun again from the records")
 
     @contextmanager
@@ -458,7 +460,7 @@ class Store:
         self.patiently(lambda: self._write_once(path, content))
 
     def _write_once(self, path: Path, content: bytes) -> None:
-        with whole_file(path, parents=False) as draft, draft.open("wb") as file:
+        with whole_file(path) as draft, draft.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -466,37 +468,51 @@ class Store:
     def patiently(self, work: Callable[[], Result]) -> Result:
         """Do something on the store's folder; where its file system went away, again when it is back.
 
+        It is something that may be done twice: what was done in the very moment in which the folder went is done again.
+
         Raises:
-            StoreError: It stayed away.
+            StoreAway: It stayed away.
         """
 
         def once() -> Result:
-            if self._is_gone():  # before anything is begun anew in what the mount has left
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root))
-            return work()
+            self._see()  # else something is begun anew in what the mount has left
+            result = work()
+            self._see()
+            return result
 
-        return patiently(once, self._is_away, self.root, self.say)
+        return patiently(once, self._is_away, self.root, lambda line: self.say(line))
+
+    def _see(self) -> None:
+        if self.is_gone():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root))
 
     def _is_away(self, error: Exception) -> bool:
         """Say whether an error is of a file system that may come back: also one whose mount took the folder away."""
         cause = getattr(error, "orig", error)  # SQLAlchemy wraps what SQLite raises
-        if isinstance(cause, sqlite3.OperationalError):
-            return cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR or self._is_gone()
-        return isinstance(error, OSError) and (error.errno in AWAY or (error.errno == errno.ENOENT and self._is_gone()))
+        is_io = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+        return is_io or getattr(error, "errno", None) in AWAY or self.is_gone()
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Say whether the folder is not the one that it was: without its mount it is empty, or not there at all."""
-        if self._ledger.exists():
-            self._had_ledger = True
-            return False
-        return self._had_ledger or (self._was_there and not self.root.is_dir())
+        try:
+            is_here = self._mark.exists()
+        except OSError:  # such as a mount whose server does not answer
+            return self._was_there
+        self._was_there |= is_here
+        return self._was_there and not is_here
 
 
 def ledger_problem(path: Path) -> str:
-    """Return what is wrong with a ledger's file, nothing where it is sound."""
+    """Return what is wrong with a ledger's file, nothing where it is sound.
+
+    Raises:
+        sqlite3.OperationalError: It cannot be read now.
+    """
     try:
         with closing(sqlite3.connect(path, timeout=60)) as ledger:
             (found,) = ledger.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        raise
     except sqlite3.DatabaseError as error:
         return str(error)
     return "" if found == "ok" else str(found)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, MetaData, Row, Table, delete, insert, select, update
+from sqlalchemy import Connection, Engine, MetaData, Row, Table, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 PARTS = ("trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes")
@@ -52,43 +52,51 @@ class StudyFile:
 
     def __init__(self, url: str, patiently: Callable[[Callable[[], Any]], Any] = lambda work: work()) -> None:
         self._patiently = patiently
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": WAIT_S}})
-        self._engine = storage.engine
         known = MetaData()
-        known.reflect(self._engine)
+
+        def begin() -> Engine:
+            storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": WAIT_S}})
+            known.reflect(storage.engine)
+            return storage.engine
+
+        self._engine: Engine = patiently(begin)
         self._tables = known.tables
 
     def read(self, prefix: str) -> dict[str, KeptStudy]:
         """Return the studies whose names begin so, by name."""
+        return self._in_one_go(lambda connection: self._read(connection, prefix))
+
+    def _read(self, connection: Connection, prefix: str) -> dict[str, KeptStudy]:
         studies, trials, attrs = (self._tables[name] for name in ("studies", "trials", "study_user_attributes"))
         asked = studies.c.study_name.startswith(prefix, autoescape=True)
         ids = select(studies.c.study_id).where(asked)
         trial_ids = select(trials.c.trial_id).where(trials.c.study_id.in_(ids))
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(studies.c.study_name, studies.c.study_id).where(asked)).all()
-            found = {name: KeptStudy(id=study_id) for name, study_id in rows}
-            by_id = {study.id: study for study in found.values()}
-            for attr in connection.execute(select(attrs).where(attrs.c.study_id.in_(ids))):
-                by_id[attr.study_id].attrs[attr.key] = json.loads(attr.value_json)
-            parts = {
-                name: _by_trial(connection.execute(select(table).where(table.c.trial_id.in_(trial_ids))))
-                for name, table in ((name, self._tables[name]) for name in PARTS)
-            }
-            for row in connection.execute(select(trials).where(trials.c.study_id.in_(ids)).order_by(trials.c.number)):
-                own = {name: rows.get(row.trial_id, []) for name, rows in parts.items()}
-                by_id[row.study_id].trials.append(_trial_of(row, own))
+        rows = connection.execute(select(studies.c.study_name, studies.c.study_id).where(asked)).all()
+        found = {name: KeptStudy(id=study_id) for name, study_id in rows}
+        by_id = {study.id: study for study in found.values()}
+        for attr in connection.execute(select(attrs).where(attrs.c.study_id.in_(ids))):
+            by_id[attr.study_id].attrs[attr.key] = json.loads(attr.value_json)
+        parts = {
+            name: _by_trial(connection.execute(select(table).where(table.c.trial_id.in_(trial_ids))))
+            for name, table in ((name, self._tables[name]) for name in PARTS)
+        }
+        for row in connection.execute(select(trials).where(trials.c.study_id.in_(ids)).order_by(trials.c.number)):
+            own = {name: rows.get(row.trial_id, []) for name, rows in parts.items()}
+            by_id[row.study_id].trials.append(_trial_of(row, own))
         return found
 
     def add(self, studies: Mapping[str, Mapping[str, Any]]) -> dict[str, KeptStudy]:
         """Begin studies with these names and attributes."""
 
         def begin(connection: Connection) -> dict[str, KeptStudy]:
-            added = {}
+            added, table = {}, self._tables["studies"]
             for name, attrs in studies.items():
-                study_id = _insert(connection, self._tables["studies"], study_name=name)
-                _insert(
-                    connection, self._tables["study_directions"], study_id=study_id, objective=0, direction="MAXIMIZE"
-                )
+                # One that is there was begun in a transaction of whose end nobody heard.
+                study_id = connection.scalar(select(table.c.study_id).where(table.c.study_name == name))
+                if study_id is None:
+                    study_id = _insert(connection, table, study_name=name)
+                    directions = self._tables["study_directions"]
+                    _insert(connection, directions, study_id=study_id, objective=0, direction="MAXIMIZE")
                 added[name] = KeptStudy(id=study_id, attrs=dict(attrs))
                 for key, value in attrs.items():
                     self._set_attr(connection, study_id, key, value)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,12 +66,12 @@ class Keeper:
         cost: Callable[[], tuple[float, float]],
         every_s: float = SAVE_EVERY_S,
         changed: Callable[[Path], None] = lambda path: None,
-        patiently: Callable[[Callable[[], None]], None] = lambda work: work(),
+        patiently: Callable[[Callable[[], Any]], Any] = lambda work: work(),
     ) -> None:
         self.path, self._run, self._cost, self._every_s = path, run, cost, every_s
         self._changed, self._patiently = changed, patiently
         self.problem = ""
-        self.state = self._read()
+        self.state: State | None = self._patiently(self._read)
         self._wrote_s = time.monotonic()
 
     def due(self) -> bool:
@@ -84,7 +85,7 @@ class Keeper:
         header = {"state": json.dumps(told), "sha256": _digest(tensors)}
 
         def replace() -> None:
-            with whole_file(self.path, parents=False) as draft:
+            with whole_file(self.path) as draft:
                 save_file(dict(tensors), draft, header)
 
         self._patiently(replace)
@@ -93,10 +94,11 @@ class Keeper:
 
     def drop(self) -> None:
         """Remove the file: the run is over."""
-        self.path.unlink(missing_ok=True)
+        self._patiently(lambda: self.path.unlink(missing_ok=True))
         self._changed(self.path)
 
     def _read(self) -> State | None:
+        self.problem = ""
         if not self.path.exists():
             return None
         try:

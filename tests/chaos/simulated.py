@@ -1,7 +1,8 @@
 """A sweep of simulated trials on a store, as a driver that may be killed; with Ray Tune or without.
 
 Ledger, campaign, store, scoring and, where asked for, the Ray Tune run are the real ones. Run as a script it drives the
-sweep with Ray, on so many nodes, or 0 for this machine alone; `go` drives it without.
+sweep with Ray, on so many nodes, or 0 for this machine alone, for so many minutes without a sign of life from a trial;
+`go` drives it without.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Simulated(worker.TrialRunner):
         wants_much = Path(self._settings.store).with_name(WANTS_MUCH)
         if wants_much.exists() and request.is_probe:
             wants_much.unlink()
-            resource.setrlimit(resource.RLIMIT_AS, (ROOM_BYTES, ROOM_BYTES))
+            resource.setrlimit(resource.RLIMIT_AS, (ROOM_BYTES, resource.RLIM_INFINITY))
             bytearray(2 * ROOM_BYTES)
         worker.REPORT_EVERY_S = STEP_S
         Store(self._settings.store).awaited()
@@ -71,16 +72,16 @@ class Simulated(worker.TrialRunner):
         return World(self._settings, EDGES).run(request)
 
 
-def main(store: Path, num_nodes: int) -> None:
+def main(store: Path, num_nodes: int, hang_minutes: float = HANG_MINUTES) -> None:
     """Drive the sweep to its end with Ray."""
     run.TrialRunner = Simulated
     with exit_on_user_error():
         campaign = Campaign(settings_of(store), Store(store).open(min_free_bytes=0))
         start_ray(start_nodes(num_nodes) if num_nodes else None)
         with Watcher(Console(), campaign, 0) as watcher:
-            run.run(campaign, watcher, hang_minutes=HANG_MINUTES)
+            run.run(campaign, watcher, hang_minutes=hang_minutes)
         assert campaign.finished
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:]))

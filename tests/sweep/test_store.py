@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from slamlab.errors import StoreError
-from slamlab.sweep.store import Store, fingerprint
+from slamlab.sweep.store import MARK, Store, fingerprint
 
 
 def _record(**more):
@@ -34,10 +34,10 @@ def test_a_fingerprint_knows_content_and_no_order():
         assert fingerprint(other) != fingerprint(facts)
 
 
-def test_open_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
+def test_open_makes_the_folder_and_leaves_its_mark_in_it(tmp_path):
     store = Store(tmp_path / "a" / "b").open(min_free_bytes=0)
     assert store.root.is_dir()
-    assert list(store.root.iterdir()) == []
+    assert [path.name for path in store.root.iterdir()] == [MARK]
     store.open(min_free_bytes=0)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from small_world import World, cell, drive, events, open_campaign, small_sweep, told
 
-from slamlab.errors import StoreError
+from slamlab.errors import StoreAway, StoreError
 from slamlab.scoring.journal import Answer
 from slamlab.sweep import patience
 from slamlab.sweep.integrity import KEPT, MANIFEST
@@ -321,46 +322,94 @@ def test_a_folder_whose_mount_went_away_is_waited_for(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize("moment", (1, 2, 7, 10))
-def test_a_sweep_whose_folder_goes_away_waits_with_ledger_and_artefacts(tmp_path, monkeypatch, capsys, moment):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
+def test_a_sweep_whose_folder_goes_away_waits_with_ledger_and_artefacts(tmp_path, monkeypatch, moment):
+    _soon(monkeypatch)
     alone, settings = (small_sweep(tmp_path / name, cells=(EN, DE)) for name in ("alone", "runs"))
     expected = told(drive(alone, World(alone, EDGES, num_layers=4)))
     campaign, world = open_campaign(settings), World(settings, EDGES, num_layers=4)
     for number, _ in enumerate(events(campaign, world)):
         if number == moment:
-            _goes_away(settings.store)
-    assert "does not answer" in capsys.readouterr().err
+            said = _goes_away(settings.store, campaign.store, world.store)
+    assert len(said) == 1
+    assert "does not answer" in said[0]
     assert told(campaign) == told(open_campaign(settings)) == expected
     assert max(Counter(world.computed).values()) == 1
 
 
 def test_answers_and_the_state_of_a_heal_wait_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
-    open_campaign(small_sweep(tmp_path / "runs"))
-    store, answer = Store(tmp_path / "runs"), Answer(id="u1", hypothesis="said")
+    _soon(monkeypatch)
+    store, answer = Store(tmp_path / "runs").open(min_free_bytes=0), Answer(id="u1", hypothesis="said")
     keeper = Keeper(store.heal_state("a" * 64), "run", lambda: (1.0, 1.0), patiently=store.patiently)
     for work in (lambda: keeper.write([0.5], {"w": torch.ones(2)}), lambda: store.journal("b" * 64).append([answer])):
-        back = _goes_away(store.root)
+        said = _goes_away(store.root, store)
         work()
-        back.join()
+        assert len(said) == 1
     assert Keeper(keeper.path, "run", lambda: (1.0, 1.0)).state.losses == (0.5,)
     assert store.journal("b" * 64).read() == {"u1": answer}
 
 
 def test_a_worker_that_begins_while_the_store_is_away_waits_for_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.05)
-    campaign = open_campaign(small_sweep(tmp_path / "runs"))
-    _goes_away(campaign.store.root)
-    assert (Store(tmp_path / "runs").awaited().root / "ledger.db").exists()
+    _soon(monkeypatch)
+    root, begins = tmp_path / "runs", Store(tmp_path / "runs")
+    Store(root).open(min_free_bytes=0).put_bytes("maps", ".npz", b"content")
+    said = _goes_away(root, begins)
+    assert (begins.awaited().root / "maps").exists()
+    assert len(said) == 1
 
 
-def _goes_away(root):
-    """Take a store's folder away, as a mount does that leaves an empty one; it is back in a moment."""
-    root.rename(root.with_name("away"))
+def test_a_worker_on_another_machine_does_not_wait_for_what_only_the_drivers_has(machine, tmp_path, brief):
+    url = f"file://{tmp_path / 'there'}"
+    open_campaign(small_sweep(url))
+    machine("b")
+    begins = Store(url).awaited()
+    name = begins.put_bytes("maps", ".npz", b"content")
+    assert begins.remote.has(name)
+
+
+def test_what_is_made_while_the_folder_goes_is_made_again_when_it_is_back(tmp_path, monkeypatch):
+    _soon(monkeypatch)
+    store, fills = Store(tmp_path / "runs").open(min_free_bytes=0), []
+
+    def fill(draft):
+        fills.append(draft)
+        if len(fills) == 1:
+            _goes_away(store.root, store)
+            (draft / "decoder").mkdir(parents=True)
+        (draft / "weights").write_text("w")
+
+    store.put_folder(store.checkpoint_folder("c" * 64), fill)
+    assert len(fills) == 2
+    assert store.has_folder(store.checkpoint_folder("c" * 64))
+
+
+def test_a_store_that_stays_away_is_no_failure_of_a_trial(tmp_path, brief):
+    store = Store(tmp_path / "runs").open(min_free_bytes=0)
+    (tmp_path / "runs").rename(tmp_path / "away")
+    with pytest.raises(StoreAway, match=r"comes back within .* minutes.*run the same command again"):
+        store.put_bytes("maps", ".npz", b"content")
+    assert not (tmp_path / "runs").exists()
+
+
+def _soon(monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "PATIENCE_S", 10.0)
+
+
+def _goes_away(root, *stores):
+    """Take a store's folder away, as a mount does that leaves an empty one; it is back when one says that it waits."""
+    away, said = root.with_name("away"), []
+    root.rename(away)
     root.mkdir()
-    back = threading.Timer(0.2, lambda: root.with_name("away").replace(root))
-    back.start()
-    return back
+
+    def come_back(line):
+        said.append(line)
+        if away.exists():
+            shutil.rmtree(root)
+            away.rename(root)
+
+    for store in stores:
+        store.say = come_back
+    return said
 
 
 def _throw(error):

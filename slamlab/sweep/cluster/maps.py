@@ -11,6 +11,7 @@ from ray.util.queue import Queue
 
 from slamlab.sweep.cluster.ranks import WORKER_DIED
 from slamlab.sweep.settings import Settings
+from slamlab.sweep.store import Store
 
 if TYPE_CHECKING:
     from slamlab.sweep.cells import Cell
@@ -62,4 +63,5 @@ def _make_maps(settings: Settings, how: MapSettings, lines: Queue) -> Made:
     from slamlab.sweep.maps import make_maps
 
     torch.set_num_threads(settings.recipes().cpus_per_trial)
+    Store(settings.store).awaited()
     return make_maps(settings, how, lines.put)

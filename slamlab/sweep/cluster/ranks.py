@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from slamlab.sweep.healing import RankLost
 from slamlab.sweep.settings import Request, Settings
+from slamlab.sweep.store import Store
 from slamlab.training.base import Progress
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Rank:
         from slamlab.sweep.trial import Bench
 
         torch.set_num_threads(self._settings.recipes().cpus_per_trial)
+        Store(self._settings.store).awaited()
         yield from Bench(self._settings).heal_as_rank(request, recipe)
 
     def follow(self, rank: int, address: tuple[str, int], request: Request, recipe: HealRecipe) -> None:

@@ -6,6 +6,7 @@ never restored: what a sweep knows is in the ledger, and a run starts from there
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from slamlab.errors import StoreError
+from slamlab.errors import StoreAway, StoreError
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cluster.trackers import TrackingCallback, logger_of
 from slamlab.sweep.cluster.worker import WORKER_LOST, Outcome, TrialRunner
@@ -35,7 +36,7 @@ def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = (), hang_mi
 
     Raises:
         OptionError: A tracker wants a login, and there is none.
-        StoreError: A disk is full.
+        StoreError: A disk is full, or the store went away and stayed so.
     """
     settings = campaign.settings
     profile = settings.recipes()
@@ -44,6 +45,7 @@ def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = (), hang_mi
     loggers = {name: logger_of(name, settings.name, campaign.store.root) for name in track}
     heart = HeartbeatCallback(Heartbeats(hang_seconds(hang_minutes)))
     searcher = CampaignSearcher(campaign, watcher, heart.killed, found)
+    scratch = tempfile.TemporaryDirectory(prefix="slamlab-tune-")  # Tune writes to it now and then; nobody reads it
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialRunner, settings=settings), resources),
         tune_config=tune.TuneConfig(
@@ -56,14 +58,15 @@ def run(campaign: Campaign, watcher: Watcher, track: Sequence[str] = (), hang_mi
         ),
         run_config=tune.RunConfig(
             name=settings.name,
-            storage_path=str(campaign.store.root / "ray"),
+            storage_path=scratch.name,
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
             callbacks=[heart, *([] if found is None else [TrackingCallback(loggers, found, watcher.say)])],
         ),
     )
-    tuner.fit()
+    with scratch:
+        tuner.fit()
     if searcher.stopped_by:
         raise searcher.stopped_by
 
@@ -141,11 +144,15 @@ class CampaignSearcher(Searcher):
         """Return the configuration of a trial to start, None to be asked later, or that the search is over."""
         if self.stopped_by:
             return Searcher.FINISHED
-        request = self._campaign.next()
-        if request is None:
-            return Searcher.FINISHED if self._campaign.finished else None
+        try:
+            request = self._campaign.next()
+            if request is None:
+                return Searcher.FINISHED if self._campaign.finished else None
+            self._campaign.begin(request)
+        except StoreAway as away:
+            self.stopped_by = away
+            return Searcher.FINISHED
         self._requests[trial_id] = request
-        self._campaign.begin(request)
         self._watcher.started(request)
         return {"request": request.as_dict()}
 
@@ -162,6 +169,13 @@ class CampaignSearcher(Searcher):
             self._tell(request, result)
         hung = self._killed.get(trial_id)
         outcome = (result or {}).get("outcome", Outcome(reason=hung) if hung else WORKER_LOST)
+        try:
+            self._enter(trial_id, request, outcome)
+        except StoreAway as away:  # what is not in the ledger is found by its record
+            self.stopped_by = away
+            self._watcher.cut_short(request, str(away))
+
+    def _enter(self, trial_id: str, request: Request, outcome: Outcome) -> None:
         if outcome.stop is not None:
             self.stopped_by = outcome.stop  # the ledger has the trial as one that was cut short
             self._watcher.cut_short(request, outcome.reason)

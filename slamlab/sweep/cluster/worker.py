@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from slamlab.disk import disk_full
-from slamlab.errors import SlamlabError, StoreError
+from slamlab.errors import SlamlabError, StoreAway, StoreError
 from slamlab.sweep.cluster.ranks import WORKER_DIED, RankTeam
 from slamlab.sweep.healing import RankLost
 from slamlab.sweep.logs import Teller
@@ -34,7 +34,7 @@ class Outcome:
         details: The traceback of what nobody foresaw.
         device_seconds: What a trial without a record took, as far as known.
         is_lost: Whether there is no record since a process was lost, through no fault of the trial as far as known.
-        stop: Why the sweep ends here, and this trial did not fail: a disk is full.
+        stop: Why the sweep ends here, and this trial did not fail: a disk is full, or the store stays away.
     """
 
     record: dict[str, Any] | None = None
@@ -89,6 +89,8 @@ class TrialRunner(tune.Trainable):
                     break
         except StopIteration as end:
             return {"done": True, "outcome": Outcome(record=end.value)}
+        except StoreAway as error:
+            return {"done": True, "outcome": Outcome(reason=str(error), stop=error)}
         except SlamlabError as error:
             lost = isinstance(error, RankLost)
             return {"done": True, "outcome": Outcome(reason=str(error), device_seconds=self._spent(), is_lost=lost)}
