@@ -65,11 +65,12 @@ class Simulated(worker.TrialRunner):
             resource.setrlimit(resource.RLIMIT_AS, (ROOM_BYTES, resource.RLIM_INFINITY))
             bytearray(2 * ROOM_BYTES)
         worker.REPORT_EVERY_S = STEP_S
-        Store(self._settings.store).awaited()
+        world = World(self._settings, EDGES)
+        world.store.awaited()
         for step in range(NUM_STEPS):
             time.sleep(STEP_S)
             yield Progress(stage="heal", step=step + 1, num_steps=NUM_STEPS)
-        return World(self._settings, EDGES).run(request)
+        return world.run(request)
 
 
 def main(store: Path, num_nodes: int, hang_minutes: float = HANG_MINUTES) -> None:

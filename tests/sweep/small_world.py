@@ -116,7 +116,8 @@ class World:
         facts = self._facts(request)
         if request.kind == "base" and existing_folder(request.cell, self.settings, self.store) is None:
             self.trained.append(request)
-            (trained_folder(request.cell, self.settings, self.store)).mkdir(parents=True)
+            folder = trained_folder(request.cell, self.settings, self.store)
+            self.store.patiently(lambda: folder.mkdir(parents=True, exist_ok=True))
         if known := self.store.read_record(fingerprint(facts)):
             return known
         self.computed.append(request)

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from slamlab.errors import StoreAway, StoreError
+from slamlab.disk import disk_full
 from slamlab.sweep.campaign import Campaign
 from slamlab.sweep.cluster.trackers import TrackingCallback, logger_of
 from slamlab.sweep.cluster.worker import WORKER_LOST, Outcome, TrialRunner
@@ -137,7 +137,7 @@ class CampaignSearcher(Searcher):
     ) -> None:
         super().__init__(metric="training_iteration", mode="max")
         self._campaign, self._watcher, self._killed, self._found = campaign, watcher, killed, found
-        self.stopped_by: StoreError | None = None
+        self.stopped_by: Exception | None = None
         self._requests: dict[str, Request] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -149,8 +149,8 @@ class CampaignSearcher(Searcher):
             if request is None:
                 return Searcher.FINISHED if self._campaign.finished else None
             self._campaign.begin(request)
-        except StoreAway as away:
-            self.stopped_by = away
+        except Exception as error:
+            self._stop(error)
             return Searcher.FINISHED
         self._requests[trial_id] = request
         self._watcher.started(request)
@@ -171,9 +171,13 @@ class CampaignSearcher(Searcher):
         outcome = (result or {}).get("outcome", Outcome(reason=hung) if hung else WORKER_LOST)
         try:
             self._enter(trial_id, request, outcome)
-        except StoreAway as away:  # what is not in the ledger is found by its record
-            self.stopped_by = away
-            self._watcher.cut_short(request, str(away))
+        except Exception as error:
+            self._stop(error)
+            self._watcher.cut_short(request, str(self.stopped_by))
+
+    def _stop(self, error: Exception) -> None:
+        """Begin nothing more: Tune would take for the trial's what is the sweep's, and go on."""
+        self.stopped_by = self.stopped_by or disk_full(error) or error
 
     def _enter(self, trial_id: str, request: Request, outcome: Outcome) -> None:
         if outcome.stop is not None:
