@@ -25,9 +25,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exce
 
 @app.command(help=__doc__)
 def main(
-    family: Annotated[list[str], typer.Option(help="Decoder family: qwen, llama; several with commas, or all.")] = [
-        "qwen"
-    ],
+    family: Annotated[
+        list[str], typer.Option(help="A decoder family or a causal LM's id; several with commas, or all.")
+    ] = ["qwen"],
     scale: Annotated[list[str], typer.Option(help="Decoder scale: mini, 135m, 1b ...; default: the profile's.")] = [],
     encoder: Annotated[
         list[str], typer.Option(help="Speech encoder by name, hub id or folder; default: the profile's.")

@@ -29,7 +29,7 @@ from slamlab.search.sampler import BlockSampler, Names
 MAX_HEALS = 16
 """Full looks of a strategy that does not know by itself when to stop."""
 FRONTIER_HEALS = 3.0
-"""Of a cell, expected: by benchmarks/search.py about 4 for a cell alone, 2 where many cells share a decoder."""
+"""Of a cell, expected: between 4 for a cell alone and 2 where many cells share a decoder (benchmarks/search.py)."""
 MAX_RANK = 8
 """Starts of a depth, from the most redundant on, that TPE and GP choose among."""
 MAX_DRAWS = 8

@@ -61,7 +61,7 @@ def sweep_app(job: str, text: str | None, called: Callable[[], str], *, joint: b
         profile: Annotated[str, typer.Option(help="pocket (small, no GPU), paper, or auto: paper where there are GPUs.")] = "auto",
         tolerance: Annotated[float, typer.Option(help="Largest relative loss accepted: 0.25 lets a WER of 10 % become 12.5 %.")] = 0.25,
         alpha: Annotated[float, typer.Option(help="A block is feasible when it is so with probability 1 - alpha.")] = 0.05,
-        sampler: Annotated[str, typer.Option(help="Who chooses the blocks: frontier (about 2 heals a cell), grid, paper (every depth), bisect, tpe, gp, random.")] = "frontier",
+        sampler: Annotated[str, typer.Option(help="Who chooses the blocks: frontier (2 heals a cell where many share a decoder, 6 at most), grid, paper (every depth), bisect, tpe, gp, random.")] = "frontier",
         price: Annotated[float, typer.Option(help="frontier: layers that one more heal must promise. Less: more heals, fewer layers missed.")] = 0.2,
         max_heals: Annotated[int | None, typer.Option(help="Heals a cell at most; default: 6 for frontier, 16 for random, tpe, gp.")] = None,
         rungs: Annotated[list[str], typer.Option(help="Looks that may be taken: full, and cheaper ones (unhealed, short) that frontier uses while they pay.")] = ["full"],
