@@ -7,15 +7,22 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from slamlab.errors import StoreError
 
+Result = TypeVar("Result")
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SAID = ("no space left on device", "disk quota exceeded", "database or disk is full")
 """What libraries that keep no error number say: safetensors, SQLite, Arrow."""
+
+
+def at_once(work: Callable[[], Result]) -> Result:
+    """Do something, once: how one works on a disk that does not go away (see :mod:`slamlab.sweep.patience`)."""
+    return work()
 
 
 @contextmanager

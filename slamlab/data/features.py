@@ -18,7 +18,7 @@ import numpy as np
 
 from slamlab.data import audio
 from slamlab.data.utterance import Utterance
-from slamlab.disk import whole_file
+from slamlab.disk import at_once, whole_file
 from slamlab.zoo.assets import sha256_of
 from slamlab.zoo.encoders import ENCODING_RULE, EncoderSpec, SpeechEncoder, load_encoder, locate_encoder
 
@@ -46,7 +46,7 @@ class FeatureStore:
         cache: Path,
         *,
         device: str = "cpu",
-        patiently: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+        patiently: Callable[[Callable[[], Any]], Any] = at_once,
     ) -> None:
         located = locate_encoder(encoder_name, cache)
         self.spec: EncoderSpec = located.spec

@@ -18,6 +18,8 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from slamlab.disk import at_once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -41,7 +43,7 @@ class Journal:
         self,
         path: Path,
         say: Callable[[str], None] = lambda line: None,
-        patiently: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+        patiently: Callable[[Callable[[], Any]], Any] = at_once,
     ) -> None:
         self.path, self._say, self._patiently = path, say, patiently
 

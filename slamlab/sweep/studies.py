@@ -21,6 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, MetaData, Row, Table, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
+from slamlab.disk import at_once
+
 PARTS = ("trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes")
 """Tables of what a trial is made of."""
 WAIT_S = 60
@@ -50,7 +52,7 @@ class StudyFile:
         patiently: Does something, again where the file system goes away meanwhile.
     """
 
-    def __init__(self, url: str, patiently: Callable[[Callable[[], Any]], Any] = lambda work: work()) -> None:
+    def __init__(self, url: str, patiently: Callable[[Callable[[], Any]], Any] = at_once) -> None:
         self._patiently = patiently
         known = MetaData()
 

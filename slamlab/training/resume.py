@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from slamlab.disk import whole_file
+from slamlab.disk import at_once, whole_file
 
 SAVE_EVERY_S = 600.0
 """A killed heal loses this much at most; writing a 7b decoder's LoRA and projector takes a second or so of it."""
@@ -66,7 +66,7 @@ class Keeper:
         cost: Callable[[], tuple[float, float]],
         every_s: float = SAVE_EVERY_S,
         changed: Callable[[Path], None] = lambda path: None,
-        patiently: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+        patiently: Callable[[Callable[[], Any]], Any] = at_once,
     ) -> None:
         self.path, self._run, self._cost, self._every_s = path, run, cost, every_s
         self._changed, self._patiently = changed, patiently
