@@ -33,6 +33,8 @@ HANG_MINUTES = 0.25
 WANTS_MUCH = "wants-much"
 """A file beside the store: the next probe takes more memory than there is, and removes it."""
 ROOM_BYTES = 1 << 36
+HOLD = "hold"
+"""A file beside the store: while it is there, no trial ends."""
 
 
 def settings_of(store: Path) -> Settings:
@@ -67,6 +69,9 @@ class Simulated(worker.TrialRunner):
         worker.REPORT_EVERY_S = STEP_S
         world = World(self._settings, EDGES)
         world.store.awaited()
+        while Path(self._settings.store).with_name(HOLD).exists():
+            time.sleep(STEP_S)
+            yield Progress(stage="heal", step=0, num_steps=NUM_STEPS)
         for step in range(NUM_STEPS):
             time.sleep(STEP_S)
             yield Progress(stage="heal", step=step + 1, num_steps=NUM_STEPS)

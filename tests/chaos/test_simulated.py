@@ -148,8 +148,9 @@ def test_a_trial_that_gets_no_memory_is_tried_again(undisturbed, tmp_path, recor
 
 def test_a_sweep_on_several_nodes_does_without_one_that_is_lost(undisturbed, tmp_path, record_property):
     told, trials, _ = undisturbed
-    store = tmp_path / "runs"
-    driver = arena.Driver([arena.HERE / "simulated.py", store, 3], tmp_path / "driver.log")
+    store, hold = tmp_path / "runs", tmp_path / simulated.HOLD
+    hold.touch()
+    driver = arena.Driver([arena.HERE / "simulated.py", store, 3, 5], tmp_path / "driver.log")
 
     def nodes():
         found = {}
@@ -159,10 +160,11 @@ def test_a_sweep_on_several_nodes_does_without_one_that_is_lost(undisturbed, tmp
         return list(found.values()) if len(found) == 2 else []
 
     node = driver.until(nodes)[0]
-    arena.pause(random.Random(0), LONGEST_PAUSE_S)
     arena.strike([node, *node.children(recursive=True)])
+    hold.unlink()
     assert driver.ends() == 0, driver.said
     assert driver.orphans() == []
+    assert "CUT SHORT: the worker died" in driver.said
     assert _trials(store).keys() == trials
     assert simulated.answer(store) == told
     _assert_nothing_twice(store)
