@@ -19,7 +19,7 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SLAMLab needs Python 3.11 or newer: pass PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (about 2 minutes, 2 GB) ..."
+	@echo "Installing into $(VENV) (2 to 4 minutes, 3 GB) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pocket,test]' -c constraints.txt
 	@touch $@
 

@@ -34,6 +34,7 @@ class FeatureStore:
         folder: Where features are kept; may be shared by encoders, processes and sweeps.
         cache: Where converted weights and fingerprints are kept.
         device: Where the encoder runs, should it have to.
+        patiently: Does something, again where the file system goes away meanwhile.
 
     Raises:
         UserError: The encoder cannot be had; see :func:`slamlab.zoo.encoders.locate_encoder`.

@@ -3,8 +3,8 @@
 Layout: `ledger.db` (Optuna), `trials/<fingerprint>.json` (one record a trial), `hypotheses/` and `maps/` (named by the
 sha256 of their bytes), `bases/` and `checkpoints/` (model folders, named by fingerprint), `answers/` (what models said,
 as they say it), `heals/` (losses and cost; the state of one that runs), `cache/` (what can be made again: speech,
-encoder frames, converted weights). Files and folders appear whole or not at all, but for answers, which grow by whole
-lines.
+encoder frames, converted weights), and a mark, `.slamlab`. Files and folders appear whole or not at all, but for
+answers, which grow by whole lines.
 
 What is damaged is told by its checksum (:mod:`slamlab.sweep.integrity`), named in a line, and counts as missing: so
 does the record that relies on it, and its trial is run again. A store at a URL has a folder on each machine
