@@ -99,6 +99,11 @@ def _blocks(num_layers: int, max_depth: int) -> list[tuple[int, int]]:
     return [(start, depth) for depth in range(1, max_depth + 1) for start in range(num_layers - depth + 1)]
 
 
+@lru_cache
+def _block_array(num_layers: int, max_depth: int) -> np.ndarray:
+    return np.array(_blocks(num_layers, max_depth))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchSpace:
     """The blocks of one cell.
@@ -157,6 +162,11 @@ class SearchSpace:
     def blocks(self) -> list[tuple[int, int]]:
         """Every (start, depth) that may be tried, by depth, then by start."""
         return _blocks(self.num_layers, self.max_depth)
+
+    @property
+    def block_array(self) -> np.ndarray:
+        """The same as an array [Q, 2]."""
+        return _block_array(self.num_layers, self.max_depth)
 
     def distance_of(self, start: int, depth: int) -> float:
         """Return the angular distance over a block."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from slamlab.errors import OptionError
 from slamlab.search.evidence import MAX_FAILURES, RUNGS, Look, Proposal, Recommendation, Rung, SearchSpace
-from slamlab.search.posterior import Posterior
+from slamlab.search.posterior import Posterior, within
 from slamlab.search.sampler import BlockSampler, Names
 
 ALPHA, PRICE, MAX_HEALS = 0.05, 0.2, 6
@@ -163,7 +164,8 @@ class FrontierSampler(BlockSampler):
     def recommend(self, study: Study) -> Recommendation:
         """Return the deepest certified block; without one, the deepest healed one that may be harmless."""
         posterior, cell, looks = self._known(study)
-        return self._recommend(posterior, cell, looks[cell])
+        shown = self._shown(looks[cell])
+        return deepest(shown, posterior.p_within(cell, shown), self.alpha)
 
     def p_feasible(self, study: Study, blocks: Sequence[Block]) -> np.ndarray:
         """Return, for blocks [Q], the probability given all looks that their degradation is within the tolerance."""
@@ -186,16 +188,17 @@ class FrontierSampler(BlockSampler):
             return None
         if sum(look.rung == "full" for look in own) >= self.max_heals:
             return None
-        certified = self._recommend(posterior, cell, own)
+        blocks = self.space.blocks
+        expected, variance, together, seen = posterior.outlook(cell, self.space.block_array)
+        p, shown = dict(zip(blocks, within(expected, variance).tolist(), strict=True)), self._shown(own)
+        certified = deepest(shown, [p[block] for block in shown], self.alpha)
         floor = certified.depth if certified.verdict == "feasible" else 0
-        deeper = [block for block in self.space.blocks if block[1] > floor]
-        if not deeper:
+        certifies = chance_to_certify(expected, variance, together, seen, self.alpha)
+        chances = dict(zip(blocks, certifies.tolist(), strict=True)) | dict.fromkeys(_barred(own), 0.0)
+        by_depth = groupby(blocks, key=lambda block: block[1])
+        best = {depth: max(group, key=chances.__getitem__) for depth, group in by_depth if depth > floor}
+        if not best:
             return None
-        chances = dict(zip(deeper, self._chances(posterior, cell, own, deeper), strict=True))
-        best: dict[int, Block] = {}
-        for block in deeper:  # of equals the first
-            if chances[block] > chances[best.setdefault(block[1], block)]:
-                best[block[1]] = block
         depths, likely = np.array(list(best)), np.array([chances[block] for block in best.values()])
         move = next_move(floor, depths, likely, self.price)
         if move is None and likely.any() and not any(look.rung == "full" and look.state != "failed" for look in own):
@@ -206,24 +209,15 @@ class FrontierSampler(BlockSampler):
         start, depth = best[move.depth]
         return self._race(posterior, cell, looks, chances, move) or Proposal(start=start, depth=depth)
 
-    def _recommend(self, posterior: Posterior, cell: int, own: Sequence[Look]) -> Recommendation:
-        least: dict[Block, float] = {}
-        for look in own:
-            if look.rung == "full" and look.state == "complete" and look.degradation is not None:
-                block = look.start, look.depth
-                least[block] = min(look.degradation, least.get(block, look.degradation))
-        # Whatever its neighbours promise, a block that never showed a degradation within the tolerance is not taken.
-        shown = [block for block, degradation in least.items() if degradation <= self.space.tolerance]
-        return deepest(shown, posterior.p_within(cell, shown), self.alpha)
+    def _shown(self, own: Sequence[Look]) -> list[Block]:
+        """Return the blocks that a full heal has shown within the tolerance.
 
-    def _chances(self, posterior: Posterior, cell: int, own: Sequence[Look], blocks: Sequence[Block]) -> np.ndarray:
-        """Return the probability [Q], for each block, that one more full heal certifies it."""
-        full = [look for look in own if look.rung == "full"]
-        failed = Counter((look.start, look.depth) for look in full if look.state == "failed")
-        barred = {block for block, count in failed.items() if count >= MAX_FAILURES}
-        barred |= {(look.start, look.depth) for look in full if look.state == "running"}
-        p = chance_to_certify(*posterior.outlook(cell, blocks), self.alpha)
-        return np.where([block in barred for block in blocks], 0.0, p)
+        Whatever its neighbours promise, another one is not taken.
+        """
+        shown = (look for look in own if look.rung == "full" and look.state == "complete")
+        tolerance = self.space.tolerance
+        kept = (look for look in shown if look.degradation is not None and look.degradation <= tolerance)
+        return list(dict.fromkeys((look.start, look.depth) for look in kept))
 
     def _race(
         self,
@@ -342,18 +336,17 @@ def next_move(floor: int, depths: np.ndarray, chances: np.ndarray, price: float)
     mass = np.array([1.0, *survival, 0.0])
     value = np.zeros((num + 2, num + 2))  # of knowing that the edge lies in [edge[a], edge[b])
     move = np.zeros((num + 2, num + 2), dtype=int)
-    for width in range(1, num + 2):
-        for a in range(num + 2 - width):
-            b = a + width
-            value[a, b] = edge[a]
-            between = np.arange(a + 1, b)
-            if not len(between) or mass[a] - mass[b] < 1e-12:
-                continue
-            p = (mass[between] - mass[b]) / (mass[a] - mass[b])
-            tried = p * value[between, b] + (1 - p) * value[a, between] - price
-            found = int(np.argmax(tried))
-            if tried[found] > edge[a]:
-                value[a, b], move[a, b] = tried[found], between[found]
+    value[np.arange(num + 1), np.arange(1, num + 2)] = edge
+    for width in range(2, num + 2):  # all intervals of a width at once
+        a = np.arange(num + 2 - width)
+        b, between = a + width, a[:, None] + np.arange(1, width)  # [intervals], [intervals, width - 1]
+        inside = mass[a] - mass[b]
+        p = (mass[between] - mass[b][:, None]) / np.where(inside < 1e-12, 1.0, inside)[:, None]
+        tried = p * value[between, b[:, None]] + (1 - p) * value[a[:, None], between] - price
+        found = np.argmax(tried, axis=1)
+        best = tried[a, found]
+        gains = (best > edge[a]) & (inside >= 1e-12)
+        value[a, b], move[a, b] = np.where(gains, best, edge[a]), np.where(gains, between[a, found], 0)
     n = move[0, num + 1]
     return Move(depth=int(depths[n - 1]), stake=value[n, num + 1] - value[0, n]) if n else None
 
@@ -373,6 +366,14 @@ def chance_to_certify(
     shift = np.maximum(together, 0.0) / np.sqrt(seen)
     left = np.sqrt(np.maximum(variance - shift**2, 0.0))
     return ndtr((ndtri(alpha) * left - expected) / np.maximum(shift, 1e-6))
+
+
+def _barred(own: Sequence[Look]) -> set[Block]:
+    """Return the blocks that are not healed in full again: those that run, and those that failed too often."""
+    full = [look for look in own if look.rung == "full"]
+    failed = Counter((look.start, look.depth) for look in full if look.state == "failed")
+    barred = {block for block, count in failed.items() if count >= MAX_FAILURES}
+    return barred | {(look.start, look.depth) for look in full if look.state == "running"}
 
 
 def _num_pairs(looks: Sequence[Sequence[Look]], rung: Rung) -> int:

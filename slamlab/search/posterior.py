@@ -24,8 +24,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -35,29 +34,23 @@ from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 from scipy.special import ndtr
 
 from slamlab.search.evidence import RUNGS, Look, Rung, SearchSpace, State
-
-C = 0.05
-"""Keeps the logarithm finite where nothing is lost, and the response linear where little is."""
-MAX_DEGRADATION = 10.0
-"""Beyond it a block is hopeless, and how hopeless tells nothing."""
-
-# The prior. Its lengths are shares of the decoder's layers; SLOPE makes responses of them: what removing all layers
-# would add to the response. The literature's decoders lose 6 to 44 % of their layers within a tolerance of 25 %.
-SLOPE = 8.0
-EDGE, EDGE_SD, SLOPE_SD = 0.3, 0.12, 0.45
-TRUST, TRUST_SD = 0.5, 0.5  # of the map: layers worse in truth for each layer that a block seems worse
-FIELD_SD, PAIR_SD, LENGTH = 0.03, 0.025, 0.12  # of where a block begins and ends
-DEPTH_SD, BLOCK_SD = 0.004, 0.006  # of a depth, and of a block, in all cells alike
-FACTOR_SD = 0.025
-CELL_SD, CELL_SLOPE_SD, CELL_TRUST_SD, CELL_PAIR_SD = 0.02, 0.1, 0.15, 0.01
-OWN_SD = 0.012  # of a block in one cell
-RUNG_SD, RUNG_SLOPE_SD, RUNG_TRUST_SD, RUNG_PAIR_SD, RUNG_CELL_SD = 0.125, 0.5, 0.5, 0.06, 0.04
-RUNG_OWN_SD = 0.04  # of a block in one cell: what a cheap rung shows beside the truth and its neighbours
+from slamlab.search.prior import (
+    CELL_TRUST_SD,
+    FACTOR_SD,
+    SLOPE,
+    TRUST,
+    TRUST_SD,
+    Points,
+    covariances,
+    geometry,
+    kinship,
+    num_shared,
+)
+from slamlab.search.responses import MAX_DEGRADATION, C, degradation_of, held, response, secant
 
 SEED_SD = 0.008  # of u; beside it a seed is taken to matter as much as the test set,
 MAX_SEED_SD = 0.1  # but for a test set that tells little
 TYPICAL_SE = 0.024  # of u, where no look has told yet
-TEST_SHARED = 0.5  # of the test set's variance: what the looks at all blocks of a cell have in common
 
 GROUPS = ("field", "factor", "cell", "own", "rung", "rung_own", "seed")
 STEPS = (0.35, 0.6, 1.0, 1.7, 2.8)
@@ -72,130 +65,50 @@ ANY = -1
 """Stands for all cells."""
 
 Row = tuple[int, Look]
-Block = tuple[int, int]
-
-
-def response(degradation: Any, tolerance: Any) -> Any:
-    """Return the response g of a degradation: 0 at the tolerance, above 0 where the block does harm.
-
-    Args:
-        degradation: Number or array, from -C / 2 to MAX_DEGRADATION.
-        tolerance: Likewise.
-    """
-    return np.log((degradation + C) / (tolerance + C))
-
-
-def degradation_of(g: Any, tolerance: Any) -> Any:
-    """Return the degradation of a response, at most MAX_DEGRADATION."""
-    return np.minimum(np.exp(g) * (tolerance + C) - C, MAX_DEGRADATION)
-
-
-def secant(degradation: Any, tolerance: Any) -> Any:
-    """Return how many units of response go to one of u, on the line through both at the tolerance and a degradation.
-
-    The secant, not the tangent: a look stays as many standard errors from the tolerance in its response as in u, which
-    is what a verdict asks.
-    """
-    degradation = np.maximum(degradation, -C / 2)
-    at = np.abs(degradation - tolerance) < 1e-6
-    run = np.log((1 + degradation) / (1 + tolerance))
-    return np.where(at, (1 + tolerance) / (tolerance + C), response(degradation, tolerance) / np.where(at, 1.0, run))
-
-
-def held(degradation: float | None) -> float:
-    """Return a degradation inside what responses can tell apart; None is unbounded."""
-    return MAX_DEGRADATION if degradation is None else min(max(degradation, -C / 2), MAX_DEGRADATION)
+Blocks = Sequence[tuple[int, int]] | np.ndarray
+"""Start and depth of each [Q, 2]."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Points:
-    """Where the process is known, or asked about.
+class _Common:
+    """What the looks tell of full heals of a decoder's blocks, whatever the cell that is asked about.
+
+    Cells ask about the same blocks, so what a block's place says is worked out once for all of them. What is left to
+    add for a cell is of rank 2, by its map and by its factors, but for the few looks at the cell itself.
 
     Attributes:
-        cell: Number of the cell [N], or [1] where it is the same for all.
-        rung: Index into `RUNGS`, likewise.
-        start, depth: The block, as shares of the decoder's layers [N].
-        excess: How much deeper the map makes the block seem, as a share [N].
-        factors: Codes of the cell's factors [F, N] or [F, 1].
+        row: Where each block (start, depth) is among the Q [L, L+1].
+        inverse: Of the factor of the looks' covariance [N, N].
+        half: Whitened covariance of latent responses with the looks' [Q, N].
+        mean: Of the latent responses [Q].
+        prior: Variance of the latent responses before any look [Q]; of a cell, its factors included.
+        own: What looks at the same cell covary with the latent responses besides [Q, N], and which share of the test
+            set's error they have in common with a heal of the block [Q, N], each as if all were at that cell.
     """
 
-    cell: np.ndarray
-    rung: np.ndarray
-    start: np.ndarray
-    depth: np.ndarray
-    excess: np.ndarray
-    factors: np.ndarray
+    row: np.ndarray
+    inverse: np.ndarray
+    half: np.ndarray
+    mean: np.ndarray
+    prior: np.ndarray
+    own: np.ndarray
+    kinship: np.ndarray
 
-    def along(self, axis: int) -> Points:
-        """Return the points as a column (axis -1) or as a row (axis -2), which broadcast to a matrix."""
-        return Points(**{field.name: np.expand_dims(getattr(self, field.name), axis) for field in fields(self)})
 
-    def and_(self, others: Points) -> Points:
-        """Return these points, then others."""
-        both = {field.name: (getattr(self, field.name), getattr(others, field.name)) for field in fields(self)}
-        return Points(**{name: np.concatenate(pair, axis=-1) for name, pair in both.items()})
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What the looks tell of full heals of blocks of a cell: as `_Common`, for Q of them; `mine` are its own looks."""
+
+    mine: np.ndarray
+    half: np.ndarray
+    mean: np.ndarray
+    prior: np.ndarray
+    kinship: np.ndarray
 
     @property
-    def mean(self) -> np.ndarray:
-        """Prior mean of the latent responses [N]."""
-        return SLOPE * (self.depth - EDGE + TRUST * self.excess)
-
-
-def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
-    """Return the prior covariance of latent responses by the groups that there are, without multipliers."""
-    line = (a.depth - EDGE) * (b.depth - EDGE)
-    trust = a.excess * b.excess
-    begin = np.exp(-0.5 * ((a.start - b.start) / LENGTH) ** 2)
-    end = np.exp(-0.5 * ((a.start + a.depth - b.start - b.depth) / LENGTH) ** 2)
-    pair = begin * end
-    cell = a.cell == b.cell
-    depth = a.depth == b.depth
-    block = depth & (a.start == b.start)
-    cheap = (a.rung == b.rung) & (a.rung < len(RUNGS) - 1)
-    found = {
-        "fixed": EDGE_SD**2 + SLOPE_SD**2 * line + TRUST_SD**2 * trust,
-        "field": FIELD_SD**2 * (begin + end) + PAIR_SD**2 * pair + DEPTH_SD**2 * depth + BLOCK_SD**2 * block,
-        "factor": FACTOR_SD**2 * _num_shared(a.factors, b.factors),
-        "cell": cell * (CELL_SD**2 + CELL_SLOPE_SD**2 * line + CELL_TRUST_SD**2 * trust + CELL_PAIR_SD**2 * pair),
-        "own": OWN_SD**2 * (cell & block),
-    }
-    if cheap.any():
-        found["rung"] = cheap * (
-            RUNG_SD**2
-            + RUNG_SLOPE_SD**2 * line
-            + RUNG_TRUST_SD**2 * trust
-            + RUNG_PAIR_SD**2 * pair
-            + RUNG_CELL_SD**2 * cell
-        )
-        found["rung_own"] = RUNG_OWN_SD**2 * (cheap & cell & block)
-    for covariance in found.values():
-        covariance *= SLOPE**2
-    return found
-
-
-def _num_shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return how many of the factors [F, ...] two points share."""
-    shared = np.zeros(np.broadcast_shapes(a.shape[1:], b.shape[1:]))
-    for one, other in zip(a, b, strict=True):
-        shared += one == other
-    return shared
-
-
-@lru_cache(maxsize=64)
-def _geometry(spaces: tuple[SearchSpace, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the excess [cells, L, L+1] of cells' blocks, and the codes [F, cells] of what the cells are."""
-    names = sorted({name for space in spaces for name in space.factors})
-    values = [[space.factors.get(name, "") for name in names] for space in spaces]
-    codes = {value: code for code, value in enumerate(sorted({value for row in values for value in row}))}
-    factors = np.array([[codes[value] for value in row] for row in values], dtype=int).T
-    return np.stack([space.excess for space in spaces]), factors
-
-
-def kinship(a: Points, b: Points) -> np.ndarray:
-    """Return which share of the test set's error two looks have in common."""
-    alike = (a.cell == b.cell) & (a.rung == b.rung)
-    same = alike & (a.start == b.start) & (a.depth == b.depth)
-    return TEST_SHARED * alike + (1 - TEST_SHARED) * same
+    def left(self) -> np.ndarray:
+        """Variances of the latent responses, given the looks [Q]."""
+        return _left(self.prior, self.half)
 
 
 class Posterior:
@@ -212,10 +125,11 @@ class Posterior:
     _covariance: np.ndarray  # of the responses [N, N]
     _factor: np.ndarray  # of that, and its inverse times what they show beyond the prior mean [N]
     _weights: np.ndarray
+    _common: _Common | None  # once it is asked for
 
     def __init__(self, spaces: Sequence[SearchSpace], looks: Sequence[Sequence[Look]]) -> None:
         self._spaces, self._num_layers = spaces, spaces[0].num_layers
-        self._excess, self._factors = _geometry(tuple(spaces))
+        self._excess, self._factors = geometry(tuple(spaces))
         self._typical: dict[tuple[int, Rung], float] = {}
         complete = _in_state(looks, "complete")
         self.scale = dict.fromkeys(GROUPS, 1.0)
@@ -230,33 +144,33 @@ class Posterior:
         found._expect(_in_state(looks, "running"))
         return found
 
-    def p_within(self, cell: int, blocks: Sequence[Block]) -> np.ndarray:
+    def p_within(self, cell: int, blocks: Blocks) -> np.ndarray:
         """Return the probability [Q] that the degradation of blocks of a cell is within its tolerance."""
-        expected, variance = self.predict(cell, blocks)
-        return ndtr(-expected / np.sqrt(variance))
+        return within(*self.predict(cell, blocks))
 
-    def predict(self, cell: int, blocks: Sequence[Block], rung: Rung = "full") -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, cell: int, blocks: Blocks, rung: Rung = "full") -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance [Q] of the latent responses of blocks of a cell."""
+        if rung == RUNGS[-1]:
+            seen = self._see(cell, blocks)
+            return seen.mean, seen.left
         points = self._points_in(cell, blocks, rung)
         expected, half = self._given_looks(points)
-        return expected, self._left(points, half)
+        return expected, _left(self._weigh(covariances(points, points)), half)
 
-    def outlook(self, cell: int, blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def outlook(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return what one more full heal of each block would tell.
 
         Returns:
             Means and variances of the latent responses [Q], their covariances [Q] with what the heal will show, and the
             variances [Q] of what it will show.
         """
-        points = self._points_in(cell, blocks)
+        seen = self._see(cell, blocks)
         test, seed = self.noise(cell)
-        expected, half = self._given_looks(points)
-        shared = np.minimum(test, self._test_variance) * kinship(points.along(-1), self._points.along(-2))  # [Q, N]
-        seen = half + solve_triangular(self._factor, shared.T, lower=True, check_finite=False)
-        prior = self._weigh(covariances(points, points))
-        together = prior - np.einsum("ij,ij->j", half, seen)
-        shown = prior + test + seed - np.einsum("ij,ij->j", seen, seen)
-        return expected, self._left(points, half), together, np.maximum(shown, 1e-10)
+        shared = np.minimum(test, self._test_variance[seen.mine]) * seen.kinship
+        shown = seen.half + shared @ self._known.inverse[:, seen.mine].T
+        together = seen.prior - np.einsum("ij,ij->i", seen.half, shown)
+        variance = seen.prior + test + seed - np.einsum("ij,ij->i", shown, shown)
+        return seen.mean, seen.left, together, np.maximum(variance, 1e-10)
 
     def joint(self, rows: Sequence[Row], shown: Sequence[Row] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Return means [Q + S] and covariance [Q + S, Q + S] of latent responses, and of what other looks show.
@@ -275,10 +189,10 @@ class Posterior:
             test, seed = np.array([self._noise_of(*pair) for pair in zip(shown, expected[new], strict=True)]).T
             shared = np.minimum.outer(test, self._test_variance) * kinship(seen.along(-1), self._points.along(-2))
             expected[new] += shared @ self._weights
-            half[:, new] += solve_triangular(self._factor, shared.T, lower=True, check_finite=False)
+            half[new] += solve_triangular(self._factor, shared.T, lower=True, check_finite=False).T
             covariance[new, new] += np.minimum.outer(test, test) * kinship(seen.along(-1), seen.along(-2))
             covariance[new, new] += np.diag(seed)
-        return expected, covariance - half.T @ half
+        return expected, covariance - half @ half.T
 
     def shown(self, rows: Sequence[Row]) -> np.ndarray:
         """Return the responses [S] that complete looks show which are not among those that are known."""
@@ -319,8 +233,8 @@ class Posterior:
         told = [(cell, RUNGS.index(look.rung), look.start, look.depth) for cell, look in rows]
         return self._locate(*np.array(told, dtype=int).reshape(-1, 4).T)
 
-    def _points_in(self, cell: int, blocks: Sequence[Block], rung: Rung = "full") -> Points:
-        start, depth = np.array(blocks, dtype=int).reshape(-1, 2).T
+    def _points_in(self, cell: int, blocks: Blocks, rung: Rung) -> Points:
+        start, depth = np.asarray(blocks, dtype=int).reshape(-1, 2).T
         return self._locate(np.array([cell]), np.array([RUNGS.index(rung)]), start, depth)  # one for all blocks
 
     def _locate(self, cell: np.ndarray, rung: np.ndarray, start: np.ndarray, depth: np.ndarray) -> Points:
@@ -382,7 +296,7 @@ class Posterior:
         covariance[np.diag_indices_from(covariance)] += np.append(
             np.zeros(num), self.scale["seed"] ** 2 * seed + NUGGET
         )
-        self._covariance, self._factor = covariance, np.linalg.cholesky(covariance)
+        self._covariance, self._factor, self._common = covariance, np.linalg.cholesky(covariance), None
 
     def _relate(self, points: Points) -> None:
         """Work out what the looks at points have in common."""
@@ -399,7 +313,7 @@ class Posterior:
 
     def _solve(self) -> None:
         self._covariance = self._observed()
-        self._factor = np.linalg.cholesky(self._covariance)
+        self._factor, self._common = np.linalg.cholesky(self._covariance), None
         self._weights = cho_solve((self._factor, True), self._residual, check_finite=False)
 
     def _observed(self) -> np.ndarray:
@@ -423,7 +337,7 @@ class Posterior:
                 break
         self._follow(self._expected_degradation())
 
-    def _weigh(self, groups: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _weigh(self, groups: Mapping[str, Any]) -> np.ndarray:
         return groups["fixed"] + sum(self.scale[name] ** 2 * groups[name] for name in GROUPS if name in groups)
 
     def _fit(self) -> dict[str, float]:
@@ -474,14 +388,78 @@ class Posterior:
         return bool(odd.any())
 
     def _given_looks(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
-        """Return the means [Q] of latent responses, and the looks' whitened covariance [N, Q] with them."""
+        """Return the means [Q] of latent responses, and their whitened covariance [Q, N] with the looks."""
         cross = self._weigh(covariances(points.along(-1), self._points.along(-2)))
-        half = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        half = solve_triangular(self._factor, cross.T, lower=True, check_finite=False).T
         return points.mean + cross @ self._weights, half
 
-    def _left(self, points: Points, half: np.ndarray) -> np.ndarray:
-        """Return the variances [Q] that the looks leave."""
-        return np.maximum(self._weigh(covariances(points, points)) - np.einsum("ij,ij->j", half, half), 1e-10)
+    def _see(self, cell: int, blocks: Blocks) -> _Seen:
+        """Return what the looks tell of full heals of blocks of a cell."""
+        known, looks, weights = self._known, self._points, self._weights
+        start, depth = np.asarray(blocks, dtype=int).reshape(-1, 2).T
+        rows, excess = known.row[start, depth], self._excess[cell, start, depth] / self._num_layers
+        trust, own_trust = (SLOPE * TRUST_SD) ** 2, (self.scale["cell"] * SLOPE * CELL_TRUST_SD) ** 2
+        by_map = trust * looks.excess
+        alike = num_shared(self._factors[:, [cell]], looks.factors)
+        by_factor = (self.scale["factor"] * SLOPE * FACTOR_SD) ** 2 * alike
+        mine = np.flatnonzero(looks.cell == cell)
+        of_mine = np.ix_(rows, mine)
+        own = known.own[of_mine] + own_trust * np.multiply.outer(excess, looks.excess[mine])
+        half = known.half[rows]
+        half += np.multiply.outer(excess, known.inverse @ by_map)
+        half += known.inverse @ by_factor
+        half += own @ known.inverse[:, mine].T
+        shift = excess * (SLOPE * TRUST + by_map @ weights) + by_factor @ weights + own @ weights[mine]
+        return _Seen(
+            mine=mine,
+            half=half,
+            mean=known.mean[rows] + shift,
+            prior=known.prior[rows] + (trust + own_trust) * excess**2,
+            kinship=known.kinship[of_mine],
+        )
+
+    @property
+    def _known(self) -> _Common:
+        """What is common to all cells."""
+        if self._common is None:
+            depth, start = np.meshgrid(np.arange(1, self._num_layers + 1), np.arange(self._num_layers), indexing="ij")
+            is_block = start + depth <= self._num_layers
+            start, depth = start[is_block], depth[is_block]
+            row = np.zeros((self._num_layers, self._num_layers + 1), dtype=int)
+            row[start, depth] = np.arange(len(start))
+            blocks = Points(
+                cell=np.array([ANY]),
+                rung=np.array([len(RUNGS) - 1]),
+                start=start / self._num_layers,
+                depth=depth / self._num_layers,
+                excess=np.zeros(len(start)),
+                factors=np.full((len(self._factors), 1), ANY),
+            )
+            column, looks = blocks.along(-1), replace(self._points, cell=np.array([ANY])).along(-2)
+            groups = covariances(column, looks)
+            cross = self._weigh({name: groups[name] for name in ("fixed", "field")})
+            inverse = solve_triangular(self._factor, np.eye(len(self._factor)), lower=True, check_finite=False)
+            self._common = _Common(
+                row=row,
+                inverse=inverse,
+                half=cross @ inverse.T,
+                mean=blocks.mean + cross @ self._weights,
+                prior=self._weigh(covariances(blocks, blocks)),
+                own=self._weigh({"fixed": 0.0, "cell": groups["cell"], "own": groups["own"]}),
+                kinship=kinship(column, looks),
+            )
+        return self._common
+
+
+def within(expected: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return the probability [Q] that a latent response is at most 0: that a degradation is within the tolerance."""
+    p: np.ndarray = ndtr(-expected / np.sqrt(variance))
+    return p
+
+
+def _left(prior: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """Return the variances [Q] that the looks leave of those before, by the whitened covariances [Q, N]."""
+    return np.maximum(prior - np.einsum("ij,ij->i", half, half), 1e-10)
 
 
 def _variances(se: Any, slope: Any) -> tuple[Any, Any]:

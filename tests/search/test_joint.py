@@ -14,7 +14,8 @@ from slamlab.search import joint
 from slamlab.search.evidence import MAX_FAILURES, Look, SearchSpace
 from slamlab.search.frontier import FrontierSampler, Pool
 from slamlab.search.joint import JointPosterior, JointSampler
-from slamlab.search.posterior import Posterior, degradation_of, response
+from slamlab.search.posterior import Posterior
+from slamlab.search.responses import degradation_of, response
 
 TOLERANCE = 0.25
 NUM_LAYERS = 14

@@ -8,8 +8,10 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from slamlab.search import posterior as process
+from slamlab.search import prior
 from slamlab.search.evidence import RUNGS, Look, SearchSpace
-from slamlab.search.posterior import MAX_DEGRADATION, STEPS, C, Posterior, degradation_of, held, response
+from slamlab.search.posterior import STEPS, Posterior
+from slamlab.search.responses import MAX_DEGRADATION, C, degradation_of, held, response, secant
 
 TOLERANCE = 0.25
 
@@ -91,34 +93,34 @@ class Brute:
 
     def mean(self, cell, look):
         _, depth, excess = self.place(cell, look)
-        return process.SLOPE * (depth - process.EDGE + process.TRUST * excess)
+        return prior.SLOPE * (depth - prior.EDGE + prior.TRUST * excess)
 
     def latent(self, a, b, scale):
         """Return the prior covariance of two latent responses."""
         (cell, look), (other, seen) = a, b
         (start, depth, excess), (start2, depth2, excess2) = self.place(*a), self.place(*b)
-        line, trust = (depth - process.EDGE) * (depth2 - process.EDGE), excess * excess2
-        begin = math.exp(-((start - start2) ** 2) / (2 * process.LENGTH**2))
-        end = math.exp(-((start + depth - start2 - depth2) ** 2) / (2 * process.LENGTH**2))
+        line, trust = (depth - prior.EDGE) * (depth2 - prior.EDGE), excess * excess2
+        begin = math.exp(-((start - start2) ** 2) / (2 * prior.LENGTH**2))
+        end = math.exp(-((start + depth - start2 - depth2) ** 2) / (2 * prior.LENGTH**2))
         same_depth = look.depth == seen.depth
         same_block = same_depth and look.start == seen.start
-        total = process.EDGE_SD**2 + process.SLOPE_SD**2 * line + process.TRUST_SD**2 * trust
-        field = process.FIELD_SD**2 * (begin + end) + process.PAIR_SD**2 * begin * end
-        field += process.DEPTH_SD**2 * same_depth + process.BLOCK_SD**2 * same_block
+        total = prior.EDGE_SD**2 + prior.SLOPE_SD**2 * line + prior.TRUST_SD**2 * trust
+        field = prior.FIELD_SD**2 * (begin + end) + prior.PAIR_SD**2 * begin * end
+        field += prior.DEPTH_SD**2 * same_depth + prior.BLOCK_SD**2 * same_block
         total += scale["field"] ** 2 * field
         factors, factors2 = self.spaces[cell].factors, self.spaces[other].factors
         num_alike = sum(factors[name] == factors2[name] for name in factors)
-        total += scale["factor"] ** 2 * process.FACTOR_SD**2 * num_alike
+        total += scale["factor"] ** 2 * prior.FACTOR_SD**2 * num_alike
         if cell == other:
-            own = process.CELL_SD**2 + process.CELL_SLOPE_SD**2 * line + process.CELL_TRUST_SD**2 * trust
-            total += scale["cell"] ** 2 * (own + process.CELL_PAIR_SD**2 * begin * end)
-            total += scale["own"] ** 2 * process.OWN_SD**2 * same_block
+            own = prior.CELL_SD**2 + prior.CELL_SLOPE_SD**2 * line + prior.CELL_TRUST_SD**2 * trust
+            total += scale["cell"] ** 2 * (own + prior.CELL_PAIR_SD**2 * begin * end)
+            total += scale["own"] ** 2 * prior.OWN_SD**2 * same_block
         if look.rung == seen.rung != "full":
-            bias = process.RUNG_SD**2 + process.RUNG_SLOPE_SD**2 * line + process.RUNG_TRUST_SD**2 * trust
-            bias += process.RUNG_PAIR_SD**2 * begin * end + process.RUNG_CELL_SD**2 * (cell == other)
+            bias = prior.RUNG_SD**2 + prior.RUNG_SLOPE_SD**2 * line + prior.RUNG_TRUST_SD**2 * trust
+            bias += prior.RUNG_PAIR_SD**2 * begin * end + prior.RUNG_CELL_SD**2 * (cell == other)
             total += scale["rung"] ** 2 * bias
-            total += scale["rung_own"] ** 2 * process.RUNG_OWN_SD**2 * (cell == other and same_block)
-        return process.SLOPE**2 * total
+            total += scale["rung_own"] ** 2 * prior.RUNG_OWN_SD**2 * (cell == other and same_block)
+        return prior.SLOPE**2 * total
 
     def slope(self, row, degradation):
         """Return that of the line through response and log ratio at the tolerance and at a look's true degradation."""
@@ -137,7 +139,7 @@ class Brute:
         if cell != other or look.rung != seen.rung:
             return 0.0
         same = (look.start, look.depth) == (seen.start, seen.depth)
-        return min(test, test2) * (1.0 if same else process.TEST_SHARED)
+        return min(test, test2) * (1.0 if same else prior.TEST_SHARED)
 
     def assume(self, degradations):
         """Take what looks show, and its noise, as if their true degradations were these."""
@@ -498,7 +500,7 @@ def test_harm_that_another_heal_confirms_is_no_accident():
 
 def test_a_look_is_as_many_errors_from_the_tolerance_in_its_response_as_in_the_logarithm_of_its_ratio():
     for true in (-0.02, 0.0, 0.1, 0.2499, 0.25, 0.2501, 0.6, 3.0):
-        test, _ = process._variances(0.03, process.secant(np.array(true), 0.25))
+        test, _ = process._variances(0.03, secant(np.array(true), 0.25))
         assert response(true, 0.25) / math.sqrt(test) == pytest.approx(math.log((1 + true) / 1.25) / 0.03, abs=1e-6)
 
 
