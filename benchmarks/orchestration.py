@@ -530,7 +530,7 @@ def main(
                 found["residency"] = bench_residency(place, store / "cache", repeats)
                 _show(console, "residency", found["residency"])
             if "ray" in parts:
-                found["ray"] = bench_ray(place, 4 if quick else 20, repeats)
+                found["ray"] = bench_ray(place, 4 if quick else 60, repeats)
                 _show(console, "ray", found["ray"])
         finally:
             shutil.rmtree(place, ignore_errors=True)

@@ -47,6 +47,7 @@ from slamlab.search.prior import (
     num_shared,
 )
 from slamlab.search.responses import MAX_DEGRADATION, C, degradation_of, held, response, secant
+from slamlab.search.threads import on_one_thread
 
 SEED_SD = 0.008  # of u; beside it a seed is taken to matter as much as the test set,
 MAX_SEED_SD = 0.1  # but for a test set that tells little
@@ -127,6 +128,7 @@ class Posterior:
     _weights: np.ndarray
     _common: _Common | None  # once it is asked for
 
+    @on_one_thread
     def __init__(self, spaces: Sequence[SearchSpace], looks: Sequence[Sequence[Look]]) -> None:
         self._spaces, self._num_layers = spaces, spaces[0].num_layers
         self._excess, self._factors = geometry(tuple(spaces))
@@ -138,6 +140,7 @@ class Posterior:
             self._learn()
         self._expect(_in_state(looks, "running"))
 
+    @on_one_thread
     def expecting(self, looks: Sequence[Sequence[Look]]) -> Posterior:
         """Return what is known where the running ones of these looks, by cell, are under way as well."""
         found = copy.copy(self)
@@ -148,6 +151,7 @@ class Posterior:
         """Return the probability [Q] that the degradation of blocks of a cell is within its tolerance."""
         return within(*self.predict(cell, blocks))
 
+    @on_one_thread
     def predict(self, cell: int, blocks: Blocks, rung: Rung = "full") -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance [Q] of the latent responses of blocks of a cell."""
         if rung == RUNGS[-1]:
@@ -157,6 +161,7 @@ class Posterior:
         expected, half = self._given_looks(points)
         return expected, _left(self._weigh(covariances(points, points)), half)
 
+    @on_one_thread
     def outlook(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return what one more full heal of each block would tell.
 
@@ -172,6 +177,7 @@ class Posterior:
         variance = seen.prior + test + seed - np.einsum("ij,ij->i", shown, shown)
         return seen.mean, seen.left, together, np.maximum(variance, 1e-10)
 
+    @on_one_thread
     def joint(self, rows: Sequence[Row], shown: Sequence[Row] = ()) -> tuple[np.ndarray, np.ndarray]:
         """Return means [Q + S] and covariance [Q + S, Q + S] of latent responses, and of what other looks show.
 
@@ -194,6 +200,7 @@ class Posterior:
             covariance[new, new] += np.diag(seed)
         return expected, covariance - half @ half.T
 
+    @on_one_thread
     def shown(self, rows: Sequence[Row]) -> np.ndarray:
         """Return the responses [S] that complete looks show which are not among those that are known."""
         if not rows:

@@ -80,8 +80,7 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
     """Return the prior covariance of latent responses by the groups that there are, without multipliers."""
     line = (a.depth - EDGE) * (b.depth - EDGE)
     trust = a.excess * b.excess
-    begin = np.exp(-0.5 * ((a.start - b.start) / LENGTH) ** 2)
-    end = np.exp(-0.5 * ((a.start + a.depth - b.start - b.depth) / LENGTH) ** 2)
+    begin, end = _near(a.start, b.start), _near(a.start + a.depth, b.start + b.depth)
     pair = begin * end
     cell = a.cell == b.cell
     depth = a.depth == b.depth
@@ -106,6 +105,15 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
     for covariance in found.values():
         covariance *= SLOPE**2
     return found
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return how much places in the decoder say about each other, from 0 to 1 [...]."""
+    places, which = np.unique(a, return_inverse=True)  # there are as many as layers, and points by the hundred
+    if a.ndim == 2 and len(places) < len(a):
+        near: np.ndarray = np.exp(-0.5 * ((places[:, None] - b) / LENGTH) ** 2)[which.ravel()]
+        return near
+    return np.exp(-0.5 * ((a - b) / LENGTH) ** 2)
 
 
 def num_shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
