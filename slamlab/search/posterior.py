@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -60,7 +61,15 @@ OUTLIER_Z = 3.5
 MAX_WIDENINGS = 10
 NUGGET = 1e-8
 MAX_LOOKS, MAX_FITTED = 240, 120
-"""Looks that are taken into account, and that multipliers are learned from: those nearest to the tolerance."""
+"""Looks that are taken into account, and that multipliers are learned from: those nearest to the tolerance.
+
+Many of those far from it, where the model is less true, would count for more than the few that matter.
+"""
+OWN_LOOKS, MOST_LOOKS = 4, 1000
+"""Looks that are taken into account of every cell, if there are as many, and at most of all cells.
+
+A cell whose looks are left out learns nothing from its heals, and asks for more of them until it may have none.
+"""
 
 ANY = -1
 """Stands for all cells."""
@@ -74,13 +83,13 @@ Blocks = Sequence[tuple[int, int]] | np.ndarray
 class _Common:
     """What the looks tell of full heals of a decoder's blocks, whatever the cell that is asked about.
 
-    Cells ask about the same blocks, so what a block's place says is worked out once for all of them. What is left to
-    add for a cell is of rank 2, by its map and by its factors, but for the few looks at the cell itself.
+    Cells ask about the same blocks, so what a block's place says is worked out once for all of them.
 
     Attributes:
         row: Where each block (start, depth) is among the Q [L, L+1].
         inverse: Of the factor of the looks' covariance [N, N].
-        half: Whitened covariance of latent responses with the looks' [Q, N].
+        half: Whitened covariance of latent responses with the looks' [Q, N], and its squared lengths [Q].
+        by_map: How the looks' maps covary with one that makes a block seem deeper by all layers, whitened [N].
         mean: Of the latent responses [Q].
         prior: Variance of the latent responses before any look [Q]; of a cell, its factors included.
         own: What looks at the same cell covary with the latent responses besides [Q, N], and which share of the test
@@ -90,6 +99,8 @@ class _Common:
     row: np.ndarray
     inverse: np.ndarray
     half: np.ndarray
+    length: np.ndarray
+    by_map: np.ndarray
     mean: np.ndarray
     prior: np.ndarray
     own: np.ndarray
@@ -98,18 +109,38 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What the looks tell of full heals of blocks of a cell: as `_Common`, for Q of them; `mine` are its own looks."""
+    """What the looks tell of full heals of Q blocks of a cell, M of the looks being at that cell.
+
+    The whitened covariance [N] of a block with the looks is the common one plus a combination of 2 + M vectors: what
+    the looks' maps say, what their factors say, and each look at the cell. So there is no need to work it out.
+
+    Attributes:
+        mine: Which looks are at the cell [M].
+        mean, prior: Of the latent responses, and their variance before any look [Q].
+        kinship: With the looks at the cell [Q, M].
+        length: Squared length of the common covariance [Q].
+        along: Its products with the vectors [Q, 2 + M].
+        inner: The vectors' products with each other [2 + M, 2 + M].
+        part: How much there is of each vector [Q, 2 + M].
+    """
 
     mine: np.ndarray
-    half: np.ndarray
     mean: np.ndarray
     prior: np.ndarray
     kinship: np.ndarray
+    length: np.ndarray
+    along: np.ndarray
+    inner: np.ndarray
+    part: np.ndarray
 
     @property
     def left(self) -> np.ndarray:
         """Variances of the latent responses, given the looks [Q]."""
-        return _left(self.prior, self.half)
+        return np.maximum(self.prior - self.product(self.part, self.part), 1e-10)
+
+    def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the products [Q] of whitened covariances with these parts [Q, 2 + M] of the vectors."""
+        return self.length + np.einsum("ij,ij->i", self.along, a + b) + np.einsum("ij,ij->i", a @ self.inner, b)
 
 
 class Posterior:
@@ -138,6 +169,7 @@ class Posterior:
         self._load(self._nearest(complete))
         if complete:
             self._learn()
+        del self._groups, self._kinship  # large, and of no more use
         self._expect(_in_state(looks, "running"))
 
     @on_one_thread
@@ -159,7 +191,8 @@ class Posterior:
             return seen.mean, seen.left
         points = self._points_in(cell, blocks, rung)
         expected, half = self._given_looks(points)
-        return expected, _left(self._weigh(covariances(points, points)), half)
+        explained = np.einsum("ij,ij->i", half, half)
+        return expected, np.maximum(self._weigh(covariances(points, points)) - explained, 1e-10)
 
     @on_one_thread
     def outlook(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -171,10 +204,10 @@ class Posterior:
         """
         seen = self._see(cell, blocks)
         test, seed = self.noise(cell)
-        shared = np.minimum(test, self._test_variance[seen.mine]) * seen.kinship
-        shown = seen.half + shared @ self._known.inverse[:, seen.mine].T
-        together = seen.prior - np.einsum("ij,ij->i", seen.half, shown)
-        variance = seen.prior + test + seed - np.einsum("ij,ij->i", shown, shown)
+        shown = seen.part.copy()  # of what the heal will show, which has its error in common with the cell's looks
+        shown[:, 2:] += np.minimum(test, self._test_variance[seen.mine]) * seen.kinship
+        together = seen.prior - seen.product(seen.part, shown)
+        variance = seen.prior + test + seed - seen.product(shown, shown)
         return seen.mean, seen.left, together, np.maximum(variance, 1e-10)
 
     @on_one_thread
@@ -260,7 +293,14 @@ class Posterior:
             return list(rows)
         tolerance = np.array([self._spaces[cell].tolerance for cell, _ in rows])
         far = np.abs(response(_degradations(rows), tolerance))
-        return [rows[i] for i in np.sort(np.argsort(far, kind="stable")[:MAX_LOOKS])]
+        order, num_before = np.argsort(far, kind="stable"), Counter[int]()
+        turn = np.zeros(len(rows), dtype=int)
+        for i in order.tolist():
+            cell, _ = rows[i]
+            turn[i] = num_before[cell]
+            num_before[cell] += 1
+        num = min(max(MAX_LOOKS, int((turn < OWN_LOOKS).sum())), MOST_LOOKS)
+        return [rows[i] for i in np.sort(np.lexsort((far, np.minimum(turn, OWN_LOOKS)))[:num])]
 
     def _load(self, rows: Sequence[Row]) -> None:
         """Take up complete looks."""
@@ -406,23 +446,22 @@ class Posterior:
         start, depth = np.asarray(blocks, dtype=int).reshape(-1, 2).T
         rows, excess = known.row[start, depth], self._excess[cell, start, depth] / self._num_layers
         trust, own_trust = (SLOPE * TRUST_SD) ** 2, (self.scale["cell"] * SLOPE * CELL_TRUST_SD) ** 2
-        by_map = trust * looks.excess
         alike = num_shared(self._factors[:, [cell]], looks.factors)
         by_factor = (self.scale["factor"] * SLOPE * FACTOR_SD) ** 2 * alike
         mine = np.flatnonzero(looks.cell == cell)
         of_mine = np.ix_(rows, mine)
         own = known.own[of_mine] + own_trust * np.multiply.outer(excess, looks.excess[mine])
-        half = known.half[rows]
-        half += np.multiply.outer(excess, known.inverse @ by_map)
-        half += known.inverse @ by_factor
-        half += own @ known.inverse[:, mine].T
-        shift = excess * (SLOPE * TRUST + by_map @ weights) + by_factor @ weights + own @ weights[mine]
+        vectors = np.vstack([known.by_map, known.inverse @ by_factor, known.inverse[:, mine].T])
+        shift = excess * (SLOPE * TRUST + trust * looks.excess @ weights) + by_factor @ weights + own @ weights[mine]
         return _Seen(
             mine=mine,
-            half=half,
             mean=known.mean[rows] + shift,
             prior=known.prior[rows] + (trust + own_trust) * excess**2,
             kinship=known.kinship[of_mine],
+            length=known.length[rows],
+            along=(known.half @ vectors.T)[rows],
+            inner=vectors @ vectors.T,
+            part=np.column_stack([excess, np.ones(len(rows)), own]),
         )
 
     @property
@@ -446,10 +485,13 @@ class Posterior:
             groups = covariances(column, looks)
             cross = self._weigh({name: groups[name] for name in ("fixed", "field")})
             inverse = solve_triangular(self._factor, np.eye(len(self._factor)), lower=True, check_finite=False)
+            half = cross @ inverse.T
             self._common = _Common(
                 row=row,
                 inverse=inverse,
-                half=cross @ inverse.T,
+                half=half,
+                length=np.einsum("ij,ij->i", half, half),
+                by_map=(SLOPE * TRUST_SD) ** 2 * inverse @ self._points.excess,
                 mean=blocks.mean + cross @ self._weights,
                 prior=self._weigh(covariances(blocks, blocks)),
                 own=self._weigh({"fixed": 0.0, "cell": groups["cell"], "own": groups["own"]}),
@@ -462,11 +504,6 @@ def within(expected: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Return the probability [Q] that a latent response is at most 0: that a degradation is within the tolerance."""
     p: np.ndarray = ndtr(-expected / np.sqrt(variance))
     return p
-
-
-def _left(prior: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """Return the variances [Q] that the looks leave of those before, by the whitened covariances [Q, N]."""
-    return np.maximum(prior - np.einsum("ij,ij->i", half, half), 1e-10)
 
 
 def _variances(se: Any, slope: Any) -> tuple[Any, Any]:

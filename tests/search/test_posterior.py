@@ -417,6 +417,24 @@ def test_of_too_many_looks_those_nearest_to_the_tolerance_count(monkeypatch):
     np.testing.assert_array_equal(Posterior(SPACES[:1], [looks]).predict(0, BLOCKS), expected)
 
 
+def test_of_too_many_looks_every_cell_keeps_its_own(monkeypatch):
+    """Cells whose looks are far from the tolerance know them still."""
+    near, far, none = (
+        [Look(start=i % 3, depth=1 + i % 4, degradation=0.25 + sign * 0.01 * i, se=0.02) for i in range(1, num + 1)]
+        for num, sign in ((9, 1), (4, 8), (0, 1))
+    )
+    for most, per_cell, kept in ((3, 2, (2, 2, 0)), (6, 2, (4, 2, 0)), (6, 1, (5, 1, 0)), (20, 1, (9, 4, 0))):
+        monkeypatch.setattr(process, "MAX_LOOKS", most)
+        monkeypatch.setattr(process, "OWN_LOOKS", per_cell)
+        few = Posterior(SPACES, [near[: kept[0]], far[: kept[1]], none])
+        np.testing.assert_array_equal(Posterior(SPACES, [near, far, none]).predict(1, BLOCKS), few.predict(1, BLOCKS))
+    monkeypatch.setattr(process, "MOST_LOOKS", 3)  # then its nearest
+    monkeypatch.setattr(process, "MAX_LOOKS", 2)
+    monkeypatch.setattr(process, "OWN_LOOKS", 3)
+    few = Posterior(SPACES, [near[:2], far[:1], none])
+    np.testing.assert_array_equal(Posterior(SPACES, [near, far, none]).predict(1, BLOCKS), few.predict(1, BLOCKS))
+
+
 def test_multipliers_are_learned_from_those_nearest_to_the_tolerance(monkeypatch):
     (looks,) = _looks(4, ("full",), num=12, num_cells=1)
     near = sorted(looks, key=lambda look: abs(response(look.degradation, TOLERANCE)))[:6]
