@@ -24,8 +24,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -34,19 +33,9 @@ from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.lapack import dpotrf, dtrtri, dtrtrs
 from scipy.special import ndtr
 
+from slamlab.search.common import Blocks, Common
 from slamlab.search.evidence import RUNGS, Look, Rung, SearchSpace, State
-from slamlab.search.prior import (
-    CELL_TRUST_SD,
-    FACTOR_SD,
-    SLOPE,
-    TRUST,
-    TRUST_SD,
-    Points,
-    covariances,
-    geometry,
-    kinship,
-    num_shared,
-)
+from slamlab.search.prior import ANY, GROUPS, Points, covariances, geometry, kinship, weigh
 from slamlab.search.responses import MAX_DEGRADATION, C, degradation_of, held, response, secant
 from slamlab.search.threads import on_one_thread
 
@@ -54,7 +43,6 @@ SEED_SD = 0.008  # of u; beside it a seed is taken to matter as much as the test
 MAX_SEED_SD = 0.1  # but for a test set that tells little
 TYPICAL_SE = 0.024  # of u, where no look has told yet
 
-GROUPS = ("field", "factor", "cell", "own", "rung", "rung_own", "seed")
 STEPS = (0.35, 0.6, 1.0, 1.7, 2.8)
 LOG_SD = 0.7  # of a multiplier, a priori
 OUTLIER_Z = 3.5
@@ -71,76 +59,7 @@ OWN_LOOKS, MOST_LOOKS = 4, 1000
 A cell whose looks are left out learns nothing from its heals, and asks for more of them until it may have none.
 """
 
-ANY = -1
-"""Stands for all cells."""
-
 Row = tuple[int, Look]
-Blocks = Sequence[tuple[int, int]] | np.ndarray
-"""Start and depth of each [Q, 2]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Common:
-    """What the looks tell of full heals of a decoder's blocks, whatever the cell that is asked about.
-
-    Cells ask about the same blocks, so what a block's place says is worked out once for all of them.
-
-    Attributes:
-        row: Where each block (start, depth) is among the Q [L, L+1].
-        inverse: Of the factor of the looks' covariance [N, N].
-        half: Whitened covariance of latent responses with the looks' [Q, N], and its squared lengths [Q].
-        by_map: How the looks' maps covary with one that makes a block seem deeper by all layers, whitened [N].
-        mean: Of the latent responses [Q].
-        prior: Variance of the latent responses before any look [Q]; of a cell, its factors included.
-        own: What looks at the same cell covary with the latent responses besides [Q, N], and which share of the test
-            set's error they have in common with a heal of the block [Q, N], each as if all were at that cell.
-    """
-
-    row: np.ndarray
-    inverse: np.ndarray
-    half: np.ndarray
-    length: np.ndarray
-    by_map: np.ndarray
-    mean: np.ndarray
-    prior: np.ndarray
-    own: np.ndarray
-    kinship: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """What the looks tell of full heals of Q blocks of a cell, M of the looks being at that cell.
-
-    The whitened covariance [N] of a block with the looks is the common one plus a combination of 2 + M vectors: what
-    the looks' maps say, what their factors say, and each look at the cell. So there is no need to work it out.
-
-    Attributes:
-        mine: Which looks are at the cell [M].
-        mean, prior: Of the latent responses, and their variance before any look [Q].
-        kinship: With the looks at the cell [Q, M].
-        length: Squared length of the common covariance [Q].
-        along: Its products with the vectors [Q, 2 + M].
-        inner: The vectors' products with each other [2 + M, 2 + M].
-        part: How much there is of each vector [Q, 2 + M].
-    """
-
-    mine: np.ndarray
-    mean: np.ndarray
-    prior: np.ndarray
-    kinship: np.ndarray
-    length: np.ndarray
-    along: np.ndarray
-    inner: np.ndarray
-    part: np.ndarray
-
-    @property
-    def left(self) -> np.ndarray:
-        """Variances of the latent responses, given the looks [Q]."""
-        return np.maximum(self.prior - self.product(self.part, self.part), 1e-10)
-
-    def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Return the products [Q] of whitened covariances with these parts [Q, 2 + M] of the vectors."""
-        return self.length + np.einsum("ij,ij->i", self.along, a + b) + np.einsum("ij,ij->i", a @ self.inner, b)
 
 
 class Posterior:
@@ -157,7 +76,7 @@ class Posterior:
     _covariance: np.ndarray  # of the responses [N, N]
     _factor: np.ndarray  # of that, and its inverse times what they show beyond the prior mean [N]
     _weights: np.ndarray
-    _common: _Common | None  # once it is asked for
+    _common: Common | None  # once it is asked for
 
     @on_one_thread
     def __init__(self, spaces: Sequence[SearchSpace], looks: Sequence[Sequence[Look]]) -> None:
@@ -187,12 +106,12 @@ class Posterior:
     def predict(self, cell: int, blocks: Blocks, rung: Rung = "full") -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance [Q] of the latent responses of blocks of a cell."""
         if rung == RUNGS[-1]:
-            seen = self._see(cell, blocks)
+            seen = self._known.of_cell(cell, blocks)
             return seen.mean, seen.left
         points = self._points_in(cell, blocks, rung)
         expected, half = self._given_looks(points)
         explained = np.einsum("ij,ij->i", half, half)
-        return expected, np.maximum(self._weigh(covariances(points, points)) - explained, 1e-10)
+        return expected, np.maximum(weigh(covariances(points, points), self.scale) - explained, 1e-10)
 
     @on_one_thread
     def outlook(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -202,7 +121,7 @@ class Posterior:
             Means and variances of the latent responses [Q], their covariances [Q] with what the heal will show, and the
             variances [Q] of what it will show.
         """
-        seen = self._see(cell, blocks)
+        seen = self._known.of_cell(cell, blocks)
         test, seed = self.noise(cell)
         shown = seen.part.copy()  # of what the heal will show, which has its error in common with the cell's looks
         shown[:, 2:] += np.minimum(test, self._test_variance[seen.mine]) * seen.kinship
@@ -222,7 +141,7 @@ class Posterior:
         """
         points = self._points_of([*rows, *shown])
         expected, half = self._given_looks(points)
-        covariance = self._weigh(covariances(points.along(-1), points.along(-2)))
+        covariance = weigh(covariances(points.along(-1), points.along(-2)), self.scale)
         if shown:
             new, seen = slice(len(rows), None), self._points_of(shown)
             test, seed = np.array([self._noise_of(*pair) for pair in zip(shown, expected[new], strict=True)]).T
@@ -317,7 +236,7 @@ class Posterior:
 
     def _expected_degradation(self) -> np.ndarray:
         """Return what all looks together expect each one's degradation to be [N]."""
-        latent = self._weigh(self._groups) @ self._weights + self._points.mean
+        latent = weigh(self._groups, self.scale) @ self._weights + self._points.mean
         return degradation_of(latent, self._tolerance)
 
     def _expect(self, running: Sequence[Row]) -> None:
@@ -335,7 +254,7 @@ class Posterior:
         self._weights = np.append(self._weights, np.zeros(len(running)))
         self._points = self._points.and_(points)
         ours, all_ = points.along(-1), self._points.along(-2)
-        below = self._weigh(covariances(ours, all_))  # [running, N + running]
+        below = weigh(covariances(ours, all_), self.scale)  # [running, N + running]
         below += np.minimum.outer(test, self._test_variance) * kinship(ours, all_)
         num = len(self._covariance)
         covariance = np.zeros((num + len(running),) * 2)  # its lower triangle is what counts
@@ -365,7 +284,7 @@ class Posterior:
 
     def _observed(self) -> np.ndarray:
         """Return the covariance [N, N] of the observed responses."""
-        covariance = self._weigh(self._groups) + self._test
+        covariance = weigh(self._groups, self.scale) + self._test
         covariance[np.diag_indices_from(covariance)] += self.scale["seed"] ** 2 * self._seed + self._extra + NUGGET
         return covariance
 
@@ -383,9 +302,6 @@ class Posterior:
             if not self._widen():
                 break
         self._follow(self._expected_degradation())
-
-    def _weigh(self, groups: Mapping[str, Any]) -> np.ndarray:
-        return groups["fixed"] + sum(self.scale[name] ** 2 * groups[name] for name in GROUPS if name in groups)
 
     def _fit(self) -> dict[str, float]:
         """Return the multipliers of greatest posterior probability, climbing a grid along one axis after the other."""
@@ -436,66 +352,21 @@ class Posterior:
 
     def _given_looks(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """Return the means [Q] of latent responses, and their whitened covariance [Q, N] with the looks."""
-        cross = self._weigh(covariances(points.along(-1), self._points.along(-2)))
+        cross = weigh(covariances(points.along(-1), self._points.along(-2)), self.scale)
         half = solve_triangular(self._factor, cross.T, lower=True, check_finite=False).T
         return points.mean + cross @ self._weights, half
 
-    def _see(self, cell: int, blocks: Blocks) -> _Seen:
-        """Return what the looks tell of full heals of blocks of a cell."""
-        known, looks, weights = self._known, self._points, self._weights
-        start, depth = np.asarray(blocks, dtype=int).reshape(-1, 2).T
-        rows, excess = known.row[start, depth], self._excess[cell, start, depth] / self._num_layers
-        trust, own_trust = (SLOPE * TRUST_SD) ** 2, (self.scale["cell"] * SLOPE * CELL_TRUST_SD) ** 2
-        alike = num_shared(self._factors[:, [cell]], looks.factors)
-        by_factor = (self.scale["factor"] * SLOPE * FACTOR_SD) ** 2 * alike
-        mine = np.flatnonzero(looks.cell == cell)
-        of_mine = np.ix_(rows, mine)
-        own = known.own[of_mine] + own_trust * np.multiply.outer(excess, looks.excess[mine])
-        vectors = np.vstack([known.by_map, known.inverse @ by_factor, known.inverse[:, mine].T])
-        shift = excess * (SLOPE * TRUST + trust * looks.excess @ weights) + by_factor @ weights + own @ weights[mine]
-        return _Seen(
-            mine=mine,
-            mean=known.mean[rows] + shift,
-            prior=known.prior[rows] + (trust + own_trust) * excess**2,
-            kinship=known.kinship[of_mine],
-            length=known.length[rows],
-            along=(known.half @ vectors.T)[rows],
-            inner=vectors @ vectors.T,
-            part=np.column_stack([excess, np.ones(len(rows)), own]),
-        )
-
     @property
-    def _known(self) -> _Common:
+    def _known(self) -> Common:
         """What is common to all cells."""
         if self._common is None:
-            depth, start = np.meshgrid(np.arange(1, self._num_layers + 1), np.arange(self._num_layers), indexing="ij")
-            is_block = start + depth <= self._num_layers
-            start, depth = start[is_block], depth[is_block]
-            row = np.zeros((self._num_layers, self._num_layers + 1), dtype=int)
-            row[start, depth] = np.arange(len(start))
-            blocks = Points(
-                cell=np.array([ANY]),
-                rung=np.array([len(RUNGS) - 1]),
-                start=start / self._num_layers,
-                depth=depth / self._num_layers,
-                excess=np.zeros(len(start)),
-                factors=np.full((len(self._factors), 1), ANY),
-            )
-            column, looks = blocks.along(-1), replace(self._points, cell=np.array([ANY])).along(-2)
-            groups = covariances(column, looks)
-            cross = self._weigh({name: groups[name] for name in ("fixed", "field")})
-            inverse = solve_triangular(self._factor, np.eye(len(self._factor)), lower=True, check_finite=False)
-            half = cross @ inverse.T
-            self._common = _Common(
-                row=row,
-                inverse=inverse,
-                half=half,
-                length=np.einsum("ij,ij->i", half, half),
-                by_map=(SLOPE * TRUST_SD) ** 2 * inverse @ self._points.excess,
-                mean=blocks.mean + cross @ self._weights,
-                prior=self._weigh(covariances(blocks, blocks)),
-                own=self._weigh({"fixed": 0.0, "cell": groups["cell"], "own": groups["own"]}),
-                kinship=kinship(column, looks),
+            self._common = Common(
+                excess=self._excess,
+                factors=self._factors,
+                looks=self._points,
+                factor=self._factor,
+                weights=self._weights,
+                scale=self.scale,
             )
         return self._common
 

@@ -7,6 +7,7 @@ Shapes: N looks, Q blocks asked about, F factors; a and b below broadcast to [N,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -28,6 +29,11 @@ OWN_SD = 0.012  # of a block in one cell
 RUNG_SD, RUNG_SLOPE_SD, RUNG_TRUST_SD, RUNG_PAIR_SD, RUNG_CELL_SD = 0.125, 0.5, 0.5, 0.06, 0.04
 RUNG_OWN_SD = 0.04  # of a block in one cell: what a cheap rung shows beside the truth and its neighbours
 TEST_SHARED = 0.5  # of the test set's variance: what the looks at all blocks of a cell have in common
+
+GROUPS = ("field", "factor", "cell", "own", "rung", "rung_own", "seed")
+"""What has a multiplier of its own: of the covariance of latent responses, and of the noise of a heal's seed."""
+ANY = -1
+"""Stands for all cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,11 @@ def covariances(a: Points, b: Points) -> dict[str, np.ndarray]:
     for covariance in found.values():
         covariance *= SLOPE**2
     return found
+
+
+def weigh(groups: Mapping[str, Any], scale: Mapping[str, float]) -> np.ndarray:
+    """Return the covariance that its groups make up with their multipliers; groups that are not there count as 0."""
+    return groups["fixed"] + sum(scale[name] ** 2 * groups[name] for name in GROUPS if name in groups)
 
 
 def _near(a: np.ndarray, b: np.ndarray) -> np.ndarray:

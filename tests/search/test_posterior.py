@@ -495,7 +495,7 @@ def test_without_looks_there_is_the_prior():
         mean, variance = posterior.predict(0, BLOCKS)
         brute = Brute.__new__(Brute)
         brute.spaces = SPACES
-        ones = dict.fromkeys(process.GROUPS, 1.0)
+        ones = dict.fromkeys(prior.GROUPS, 1.0)
         assert mean.tolist() == pytest.approx([brute.mean(*row) for row in _asked(0)])
         assert variance.tolist() == pytest.approx([brute.latent(row, row, ones) for row in _asked(0)])
 
