@@ -13,8 +13,8 @@ from scripts import load_script
 from typer.testing import CliRunner
 
 from slamlab.sweep.command import split
+from slamlab.sweep.mount import MARK
 from slamlab.sweep.settings import Settings
-from slamlab.sweep.store import MARK
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "sweeps" / "max_prune.py"

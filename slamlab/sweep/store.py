@@ -14,7 +14,6 @@ stays here, and so does the ledger, of which copies go to the URL (`ledgers/<swe
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -28,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from slamlab.credentials import redacted
 from slamlab.disk import whole_file
@@ -47,7 +46,7 @@ from slamlab.sweep.integrity import (
     unseal,
     write_manifest,
 )
-from slamlab.sweep.patience import AWAY, patiently
+from slamlab.sweep.mount import Mount
 from slamlab.sweep.remote import Remote, is_url
 from slamlab.terminal import one_line
 
@@ -58,9 +57,6 @@ LEDGER_EVERY_S = 60.0
 """A driver's machine that is lost takes this much of the ledger with it at most; no record of a trial."""
 NAMED = re.compile(r'"((?:hypotheses|maps)/[0-9a-f]{32}\.\w+|checkpoints/[0-9a-f]{32})"')
 """What of a store the records of a report name."""
-MARK = ".slamlab"
-"""An empty file that says that a folder is a store: what a mount leaves that went away has none."""
-Result = TypeVar("Result")
 
 
 def fingerprint(facts: Any) -> str:
@@ -83,11 +79,12 @@ class Store:
     Attributes:
         address: As another process finds the same store: an absolute path, or the URL.
         root: The folder; of a URL, the one on this machine that stands for it.
+        patiently, is_gone: Of that folder, as :class:`~slamlab.sweep.mount.Mount` has them.
     """
 
     def __init__(self, address: Path | str, say: Callable[[str], None] = on_stderr) -> None:
         self.say = say
-        self.remote = Remote(str(address), lambda line: self.say(line)) if is_url(address) else None
+        self.remote = Remote(str(address), self._say) if is_url(address) else None
         self.root = self.remote.folder if self.remote else Path(address).absolute()
         self.address: Path | str = self.remote.url if self.remote else self.root
         self.cache = self.root / "cache"
@@ -95,8 +92,8 @@ class Store:
         self.ledger_url = f"sqlite:///{self._ledger}"
         self._told: set[str] = set()
         self._whole: dict[str, list[tuple[int, int]]] = {}
-        self._mark = self.root / MARK
-        self._was_there = self._mark.exists()
+        self._mount = Mount(self.root, self._say)
+        self.patiently, self.is_gone = self._mount.patiently, self._mount.is_gone
         self._sent_ledger_s = time.monotonic()
 
     def open(self, min_free_bytes: int = MIN_FREE_BYTES) -> Store:
@@ -110,7 +107,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
-            self._mark.touch()
+            self._mount.mark()
         except OSError as error:
             raise StoreError(rule, f"{self.root} ({error.strerror})", remedy) from None
         free = shutil.disk_usage(self.root).free
@@ -122,7 +119,6 @@ class Store:
             )
         if self.remote:
             self.remote.check()
-        self._was_there = True
         return self
 
     def awaited(self) -> Store:
@@ -131,7 +127,8 @@ class Store:
         Raises:
             StoreAway: It stays away.
         """
-        self._was_there = self.remote is None  # of a URL each machine has a folder of its own
+        if self.remote is None:  # of a URL each machine has a folder of its own
+            self._mount.expect()
         return self.patiently(lambda: self)
 
     def relative(self, path: Path) -> str:
@@ -382,6 +379,10 @@ class Store:
         self.remote.send(self.relative(copy))
         self._sent_ledger_s = time.monotonic()
 
+    def _say(self, line: str) -> None:
+        """Say something by what `say` is by then."""
+        self.say(line)
+
     def tell(self, line: str) -> None:
         """Say something, once in this process."""
         if line not in self._told:
@@ -464,42 +465,6 @@ class Store:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-
-    def patiently(self, work: Callable[[], Result]) -> Result:
-        """Do something on the store's folder; where its file system went away, again when it is back.
-
-        It is something that may be done twice: what was done in the very moment in which the folder went is done again.
-
-        Raises:
-            StoreAway: It stayed away.
-        """
-
-        def once() -> Result:
-            self._see()  # else something is begun anew in what the mount has left
-            result = work()
-            self._see()
-            return result
-
-        return patiently(once, self._is_away, self.root, lambda line: self.say(line))
-
-    def _see(self) -> None:
-        if self.is_gone():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root))
-
-    def _is_away(self, error: Exception) -> bool:
-        """Say whether an error is of a file system that may come back: also one whose mount took the folder away."""
-        cause = getattr(error, "orig", error)  # SQLAlchemy wraps what SQLite raises
-        is_io = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
-        return is_io or getattr(error, "errno", None) in AWAY or self.is_gone()
-
-    def is_gone(self) -> bool:
-        """Say whether the folder is not the one that it was: without its mount it is empty, or not there at all."""
-        try:
-            is_here = self._mark.exists()
-        except OSError:  # such as a mount whose server does not answer
-            return self._was_there
-        self._was_there |= is_here
-        return self._was_there and not is_here
 
 
 def ledger_problem(path: Path) -> str:

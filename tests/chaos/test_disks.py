@@ -7,7 +7,7 @@ import arena
 import pytest
 import simulated
 
-from slamlab.sweep.store import MARK
+from slamlab.sweep.mount import MARK
 
 ROOM_BYTES = 400_000
 """For a ledger and the first trials, not for the sweep."""

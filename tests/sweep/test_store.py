@@ -2,6 +2,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from slamlab.errors import StoreError
-from slamlab.sweep.store import MARK, Store, fingerprint
+from slamlab.sweep.mount import MARK
+from slamlab.sweep.store import Store, fingerprint
 
 
 def _record(**more):
@@ -235,6 +237,12 @@ def test_a_record_holds_finite_numbers_only(store):
     with pytest.raises(ValueError, match="JSON"):
         store.write_record(_record(kind="probe") | {"value": float("nan")})
     assert store.records() == []
+
+
+def test_what_waits_for_a_store_goes_to_other_processes(tmp_path):
+    store = Store(tmp_path / "store").open(min_free_bytes=0)
+    patiently = pickle.loads(pickle.dumps(store.patiently))
+    assert patiently((tmp_path / "store" / MARK).exists)
 
 
 def test_a_killed_writer_leaves_no_record(store):
