@@ -187,9 +187,9 @@ class SearchSpace:
         ruler = np.array([0.0, *(np.diagonal(self.distance, offset=n).min() for n in depths[1:])])
         ruler = np.maximum.accumulate(ruler) + 1e-9 * depths  # strictly increasing, as interpolation wants it
         rate = (ruler[-1] - ruler[-2]) or 1e-9
+        starts, ends = np.triu_indices(self.num_layers + 1, k=1)
+        distances = self.distance[starts, ends]
+        beyond = np.maximum(distances - ruler[-1], 0) / max(rate, ruler[-1] / self.num_layers)
         found = np.zeros((self.num_layers, self.num_layers + 1))
-        for n in depths[1:]:
-            distances = np.diagonal(self.distance, offset=n)
-            beyond = np.maximum(distances - ruler[-1], 0) / max(rate, ruler[-1] / self.num_layers)
-            found[: self.num_layers - n + 1, n] = np.interp(distances, ruler, depths) + beyond - n
+        found[starts, ends - starts] = np.interp(distances, ruler, depths) + beyond - (ends - starts)
         return np.clip(found, 0.0, self.num_layers)
