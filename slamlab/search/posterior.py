@@ -103,15 +103,10 @@ class Posterior:
         return within(*self.predict(cell, blocks))
 
     @on_one_thread
-    def predict(self, cell: int, blocks: Blocks, rung: Rung = "full") -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and variance [Q] of the latent responses of blocks of a cell."""
-        if rung == RUNGS[-1]:
-            seen = self._known.of_cell(cell, blocks)
-            return seen.mean, seen.left
-        points = self._points_in(cell, blocks, rung)
-        expected, half = self._given_looks(points)
-        explained = np.einsum("ij,ij->i", half, half)
-        return expected, np.maximum(weigh(covariances(points, points), self.scale) - explained, 1e-10)
+    def predict(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance [Q] of the latent responses of full heals of blocks of a cell."""
+        seen = self._known.of_cell(cell, blocks)
+        return seen.mean, seen.left
 
     @on_one_thread
     def outlook(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -191,10 +186,6 @@ class Posterior:
     def _points_of(self, rows: Sequence[Row]) -> Points:
         told = [(cell, RUNGS.index(look.rung), look.start, look.depth) for cell, look in rows]
         return self._locate(*np.array(told, dtype=int).reshape(-1, 4).T)
-
-    def _points_in(self, cell: int, blocks: Blocks, rung: Rung) -> Points:
-        start, depth = np.asarray(blocks, dtype=int).reshape(-1, 2).T
-        return self._locate(np.array([cell]), np.array([RUNGS.index(rung)]), start, depth)  # one for all blocks
 
     def _locate(self, cell: np.ndarray, rung: np.ndarray, start: np.ndarray, depth: np.ndarray) -> Points:
         return Points(
