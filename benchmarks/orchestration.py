@@ -1,7 +1,7 @@
 """What does a sweep cost besides its trials? Searcher, ledger and Ray, with trials that take no time.
 
-- ray: a small sweep of no-op trials through the project's own searcher and ledger, against as many no-op trials of bare
-  Ray Tune, in turns: wall time a trial, of which none is spent in trials.
+- ray: a small sweep of instant trials by the project's own searcher and ledger, against bare Ray Tune that is given
+  the same trials as a grid, in turns: wall time a trial, in which a trial itself only looks its record up.
 - resume: from a store full of finished trials to what is to be done next.
 - residency: on the pocket profile, from the start of a trial to its first healing step, for the first probe of a worker
   and for its second one on the same base. This part is real.
@@ -351,34 +351,36 @@ def _judging_s() -> float:
 
 
 def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
-    """Compare a sweep of no-op trials with bare Ray Tune's, in turns."""
-    from ray import tune
-
+    """Compare a sweep of instant trials with bare Ray Tune that is given the same ones, in turns."""
     from slamlab.sweep.cluster import run
     from slamlab.sweep.cluster.start import start_ray
     from slamlab.sweep.progress import Watcher
 
+    start_ray()
+    from ray import tune
+
     class Instant(tune.Trainable):
         """A trial that looks its record up, and is over."""
 
-        def setup(self, config: dict[str, Any], settings: Settings) -> None:  # type: ignore[override]
-            """Begin."""
-            self._world = World(Store(settings.store).open(min_free_bytes=0))
+        def setup(  # type: ignore[override]
+            self, config: dict[str, Any], settings: Settings, requests: Sequence[Request] = ()
+        ) -> None:
+            """Begin, as an actor."""
+            self._world, self._requests = World(Store(settings.store).open(min_free_bytes=0)), requests
             self.reset_config(config)
 
         def step(self) -> dict[str, Any]:
-            """End."""
+            """Keep and tell the record."""
             return {"done": True, "outcome": run.Outcome(record=self._world.run(self._request))}
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             """Begin another one."""
-            self._request = Request.from_dict(new_config["request"])
+            number = new_config.get("number")
+            self._request = Request.from_dict(new_config["request"]) if number is None else self._requests[number]
             return True
 
-    def ours(number: int) -> list[Request]:
-        settings = make_settings(folder / f"ours-{number}", make_cells(1, num_cells), 2)
-        store = Store(settings.store).open(min_free_bytes=0)
-        campaign = InstantCampaign(settings, store)
+    def ours(settings: Settings, requests: Sequence[Request]) -> None:
+        campaign = InstantCampaign(settings, Store(settings.store))
         with (
             Path(os.devnull).open("w") as nowhere,
             patch.object(run, "TrialRunner", Instant),
@@ -387,42 +389,52 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
             run.run(campaign, watcher)
         if not campaign.finished:
             raise RuntimeError("the sweep stopped before its end")
-        return [Request.from_dict(record["facts"]) for record in store.records()]
 
-    def bare(number: int, requests: Sequence[Request]) -> None:
-        settings = make_settings(folder / f"bare-{number}", make_cells(1, num_cells), 2)
-        tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(Instant, settings=settings), tune.PlacementGroupFactory([{"CPU": 1}])
-            ),
-            param_space={"request": tune.grid_search([request.as_dict() for request in requests])},
-            tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name="bare",
-                storage_path=str(folder / f"tune-{number}"),
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            ),
-        ).fit()
+    def bare(settings: Settings, requests: Sequence[Request]) -> None:
+        trial = tune.with_parameters(Instant, settings=settings, requests=requests)
+        with tempfile.TemporaryDirectory() as scratch:  # where a sweep has Tune's files, too
+            tune.Tuner(
+                tune.with_resources(trial, tune.PlacementGroupFactory([{"CPU": 1}])),
+                param_space={"number": tune.grid_search(list(range(len(requests))))},
+                tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="bare",
+                    storage_path=scratch,
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                ),
+            ).fit()
 
-    start_ray()
-    ours_s, bare_s = [], []
-    for number in range(-1, repeats):  # the first of each warms up
-        took_s, requests = _timed(lambda number=number: ours(number))
-        bare_took_s, _ = _timed(lambda number=number, requests=requests: bare(number, requests))
-        if number >= 0:
-            ours_s.append(took_s / len(requests))
-            bare_s.append(bare_took_s / len(requests))
-    ratios = [mine / other for mine, other in zip(ours_s, bare_s, strict=True)]
-    return {
-        "what": "wall time an instant trial, 2 at a time: a sweep against bare Ray Tune given the same trials as a grid, in turns",
+    took: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}
+    requests: list[Request] = []
+    for number in range(-1, repeats):  # the first of each warms up, and tells the trials that there are
+        turns = (("ours", ours), ("bare", bare))
+        for name, way in turns if number % 2 else turns[::-1]:
+            settings = make_settings(folder / f"{name}-{number}", make_cells(1, num_cells), 2)
+            store = Store(settings.store).open(min_free_bytes=0)
+            whole_s, _ = _timed(lambda way=way, settings=settings, known=requests: way(settings, known))
+            ended = sorted(path.stat().st_mtime for path in (store.root / "trials").glob("*.json"))
+            requests = requests or [Request.from_dict(record["facts"]) for record in store.records()]
+            if len(ended) != len(requests):
+                raise RuntimeError(f"{name} had {len(ended)} trials instead of {len(requests)}")
+            if number >= 0:
+                took[name].append((whole_s / len(ended), (ended[-1] - ended[0]) / (len(ended) - 1)))
+    found: dict[str, Any] = {
+        "what": "wall time an instant trial, 2 at a time: a sweep against bare Ray Tune with the same ones, in turns; "
+        "steady: from the first trial's end to the last's",
         "num_trials": len(requests),
         "repeats": repeats,
-        "ours_ms": 1e3 * median(ours_s),
-        "bare_ms": 1e3 * median(bare_s),
-        "ratio": median(ours_s) / median(bare_s),
-        "ratios": ratios,
     }
+    for i, part in enumerate(("", "steady_")):
+        mine, bares = ([one[i] for one in took[name]] for name in ("ours", "bare"))
+        ratios = [one / other for one, other in zip(mine, bares, strict=True)]
+        found |= {
+            f"{part}ours_ms": 1e3 * median(mine),
+            f"{part}bare_ms": 1e3 * median(bares),
+            f"{part}ratio": median(ratios),
+            f"{part}ratios": ratios,
+        }
+    return found
 
 
 def _time_probes(store: Path) -> list[float]:

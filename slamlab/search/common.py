@@ -96,7 +96,7 @@ class Common:
         depth, start = np.meshgrid(np.arange(1, num_layers + 1), np.arange(num_layers), indexing="ij")
         is_block = start + depth <= num_layers
         start, depth = start[is_block], depth[is_block]
-        self._row = np.zeros((num_layers, num_layers + 1), dtype=int)  # of a block below
+        self._row = np.full((num_layers, num_layers + 1), len(start))  # of a block below, and beyond for what is none
         self._row[start, depth] = np.arange(len(start))
         blocks = Points(
             cell=np.array([ANY]),
@@ -109,11 +109,10 @@ class Common:
         column, row = blocks.along(-1), replace(looks, cell=np.array([ANY])).along(-2)
         groups = covariances(column, row)  # what there is of `cell` and `own` is for looks at the cell alone
         cross = weigh({name: groups[name] for name in ("fixed", "field")}, scale)
-        self.inverse = solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False)
-        """Of the factor [N, N]."""
-        self._half = cross @ self.inverse.T  # whitened covariance with the looks [Q, N]
+        self._inverse = solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False)  # [N, N]
+        self._half = cross @ self._inverse.T  # whitened covariance with the looks [Q, N]
         self._length = np.einsum("ij,ij->i", self._half, self._half)
-        self._by_map = (SLOPE * TRUST_SD) ** 2 * self.inverse @ looks.excess
+        self._by_map = (SLOPE * TRUST_SD) ** 2 * self._inverse @ looks.excess
         self._mean = blocks.mean + cross @ weights
         self._prior = weigh(covariances(blocks, blocks), scale)  # a point shares all factors with itself
         self._own = weigh({"fixed": 0.0, "cell": groups["cell"], "own": groups["own"]}, scale)
@@ -130,7 +129,7 @@ class Common:
         mine = np.flatnonzero(looks.cell == cell)
         of_mine = np.ix_(rows, mine)
         own = self._own[of_mine] + own_trust * np.multiply.outer(excess, looks.excess[mine])
-        vectors = np.vstack([self._by_map, self.inverse @ by_factor, self.inverse[:, mine].T])
+        vectors = np.vstack([self._by_map, self._inverse @ by_factor, self._inverse[:, mine].T])
         shift = excess * (SLOPE * TRUST + trust * looks.excess @ weights) + by_factor @ weights + own @ weights[mine]
         return OfCell(
             mine=mine,

@@ -101,7 +101,9 @@ def _blocks(num_layers: int, max_depth: int) -> list[tuple[int, int]]:
 
 @lru_cache
 def _block_array(num_layers: int, max_depth: int) -> np.ndarray:
-    return np.array(_blocks(num_layers, max_depth))
+    blocks = np.array(_blocks(num_layers, max_depth))
+    blocks.setflags(write=False)  # it is every cell's
+    return blocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

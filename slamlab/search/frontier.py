@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from slamlab.errors import OptionError
 from slamlab.search.evidence import MAX_FAILURES, RUNGS, Look, Proposal, Recommendation, Rung, SearchSpace
-from slamlab.search.posterior import Posterior, within
+from slamlab.search.posterior import Posterior
 from slamlab.search.sampler import BlockSampler, Names
 
 ALPHA, PRICE, MAX_HEALS = 0.05, 0.2, 6
@@ -164,8 +164,7 @@ class FrontierSampler(BlockSampler):
     def recommend(self, study: Study) -> Recommendation:
         """Return the deepest certified block; without one, the deepest healed one that may be harmless."""
         posterior, cell, looks = self._known(study)
-        shown = self._shown(looks[cell])
-        return deepest(shown, posterior.p_within(cell, shown), self.alpha)
+        return self._recommend(posterior, cell, looks[cell])
 
     def p_feasible(self, study: Study, blocks: Sequence[Block]) -> np.ndarray:
         """Return, for blocks [Q], the probability given all looks that their degradation is within the tolerance."""
@@ -189,11 +188,10 @@ class FrontierSampler(BlockSampler):
         if sum(look.rung == "full" for look in own) >= self.max_heals:
             return None
         blocks = self.space.blocks
-        expected, variance, together, seen = posterior.outlook(cell, self.space.block_array)
-        p, shown = dict(zip(blocks, within(expected, variance).tolist(), strict=True)), self._shown(own)
-        certified = deepest(shown, [p[block] for block in shown], self.alpha)
+        outlook = posterior.outlook(cell, self.space.block_array)
+        certified = self._recommend(posterior, cell, own)
         floor = certified.depth if certified.verdict == "feasible" else 0
-        certifies = chance_to_certify(expected, variance, together, seen, self.alpha)
+        certifies = chance_to_certify(*outlook, self.alpha)
         chances = dict(zip(blocks, certifies.tolist(), strict=True)) | dict.fromkeys(_barred(own), 0.0)
         by_depth = groupby(blocks, key=lambda block: block[1])
         best = {depth: max(group, key=chances.__getitem__) for depth, group in by_depth if depth > floor}
@@ -209,15 +207,13 @@ class FrontierSampler(BlockSampler):
         start, depth = best[move.depth]
         return self._race(posterior, cell, looks, chances, move) or Proposal(start=start, depth=depth)
 
-    def _shown(self, own: Sequence[Look]) -> list[Block]:
-        """Return the blocks that a full heal has shown within the tolerance.
-
-        Whatever its neighbours promise, another one is not taken.
-        """
-        shown = (look for look in own if look.rung == "full" and look.state == "complete")
+    def _recommend(self, posterior: Posterior, cell: int, own: Sequence[Look]) -> Recommendation:
+        full = (look for look in own if look.rung == "full" and look.state == "complete")
         tolerance = self.space.tolerance
-        kept = (look for look in shown if look.degradation is not None and look.degradation <= tolerance)
-        return list(dict.fromkeys((look.start, look.depth) for look in kept))
+        kept = (look for look in full if look.degradation is not None and look.degradation <= tolerance)
+        # Whatever its neighbours promise, a block that never showed a degradation within the tolerance is not taken.
+        shown = list(dict.fromkeys((look.start, look.depth) for look in kept))
+        return deepest(shown, posterior.p_within(cell, shown), self.alpha)
 
     def _race(
         self,

@@ -38,6 +38,7 @@ from slamlab.search.evidence import MAX_FAILURES, Look, Proposal, Recommendation
 from slamlab.search.frontier import ALPHA, Move, Pool, check_budget, deepest, next_move
 from slamlab.search.posterior import OUTLIER_Z, Posterior
 from slamlab.search.sampler import BlockSampler, Names
+from slamlab.search.threads import on_one_thread
 
 PRICE, MAX_HEALS = 0.3, 6
 BIAS_SD, OWN_BIAS_SD, LUCK_SD = 0.25, 0.05, 0.05
@@ -60,6 +61,7 @@ class JointPosterior:
         heals: Joint heals [H]. Running ones tell where there will be knowledge, failed ones nothing.
     """
 
+    @on_one_thread
     def __init__(self, posterior: Posterior, members: Sequence[int], heals: Sequence[Heal]) -> None:
         self._posterior, self._members = posterior, members
         complete = [heal for heal in heals if heal[0].state == "complete"]
@@ -69,11 +71,13 @@ class JointPosterior:
         shown = posterior.shown([row for heal in complete for row in zip(members, heal, strict=True)])
         self._condition(shown.reshape(len(complete), len(members)))
 
+    @on_one_thread
     def predict(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Return mean [M] and covariance [M, M] of the members' responses at a block, without luck and error."""
         asked = [Look(start=block[0], depth=block[1])] * len(self._members)
         return self._after(*self._before(asked, self._heals))
 
+    @on_one_thread
     def outlook(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Return mean [2 M] and covariance [2 M, 2 M] of the responses at a block, then of what a heal will show."""
         asked = (Look(start=block[0], depth=block[1], state="running"),) * len(self._members)
@@ -88,6 +92,7 @@ class JointPosterior:
         """Return the probability that all members are."""
         return float(_all_within(*self.predict(block), NUM_DRAWS))
 
+    @on_one_thread
     def chance_to_certify(self, block: Block, has_shown: np.ndarray, alpha: float) -> float:
         """Return the probability that one more joint heal certifies a block.
 

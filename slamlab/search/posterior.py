@@ -16,7 +16,7 @@ heal that diverged and still gave a number) has its noise widened until it no lo
 The noise has two parts. That of the test set is shared: wholly by the looks at one block, in part by those of one cell.
 That of a heal's seed is not, and only it is averaged away by healing a block again.
 
-Shapes: N looks, Q blocks asked about, F factors; a and b below broadcast to [N, N], [Q, N] or [N].
+Shapes: N looks, Q blocks asked about.
 """
 
 from __future__ import annotations
@@ -48,16 +48,14 @@ LOG_SD = 0.7  # of a multiplier, a priori
 OUTLIER_Z = 3.5
 MAX_WIDENINGS = 10
 NUGGET = 1e-8
-MAX_LOOKS, MAX_FITTED = 240, 120
-"""Looks that are taken into account, and that multipliers are learned from: those nearest to the tolerance.
+NUM_NEAREST, OWN_LOOKS, MAX_LOOKS = 240, 4, 1000
+"""Looks that are taken into account: those nearest to the tolerance, some of every cell though, and at most in all.
 
-Many of those far from it, where the model is less true, would count for more than the few that matter.
+Many looks far from the tolerance, where the model is less true, would count for more than the few that matter. A cell
+whose looks are left out learns nothing from its heals, and asks for more of them until it may have none.
 """
-OWN_LOOKS, MOST_LOOKS = 4, 1000
-"""Looks that are taken into account of every cell, if there are as many, and at most of all cells.
-
-A cell whose looks are left out learns nothing from its heals, and asks for more of them until it may have none.
-"""
+MAX_FITTED = 120
+"""Looks that multipliers are learned from: the nearest of these."""
 
 Row = tuple[int, Look]
 
@@ -73,9 +71,8 @@ class Posterior:
     _points: Points  # of the looks
     _test_variance: np.ndarray  # of the looks' responses [N], and the seed's part of it, without its multiplier
     _seed: np.ndarray
-    _covariance: np.ndarray  # of the responses [N, N]
-    _factor: np.ndarray  # of that, and its inverse times what they show beyond the prior mean [N]
-    _weights: np.ndarray
+    _factor: np.ndarray  # of the covariance of the responses [N, N], and the inverse of that covariance times
+    _weights: np.ndarray  # what they show beyond the prior mean [N]
     _common: Common | None  # once it is asked for
 
     @on_one_thread
@@ -100,7 +97,8 @@ class Posterior:
 
     def p_within(self, cell: int, blocks: Blocks) -> np.ndarray:
         """Return the probability [Q] that the degradation of blocks of a cell is within its tolerance."""
-        return within(*self.predict(cell, blocks))
+        expected, variance = self.predict(cell, blocks)
+        return ndtr(-expected / np.sqrt(variance))
 
     @on_one_thread
     def predict(self, cell: int, blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
@@ -199,17 +197,17 @@ class Posterior:
 
     def _nearest(self, rows: Sequence[Row]) -> list[Row]:
         """Return as many rows as are taken into account, in their order."""
-        if len(rows) <= MAX_LOOKS:
+        if len(rows) <= NUM_NEAREST:
             return list(rows)
         tolerance = np.array([self._spaces[cell].tolerance for cell, _ in rows])
         far = np.abs(response(_degradations(rows), tolerance))
-        order, num_before = np.argsort(far, kind="stable"), Counter[int]()
-        turn = np.zeros(len(rows), dtype=int)
-        for i in order.tolist():
+        cheap = np.array([look.rung != RUNGS[-1] for _, look in rows])  # of a cell its heals count first
+        turn, num_before = np.zeros(len(rows), dtype=int), Counter[int]()
+        for i in np.lexsort((far, cheap)).tolist():
             cell, _ = rows[i]
             turn[i] = num_before[cell]
             num_before[cell] += 1
-        num = min(max(MAX_LOOKS, int((turn < OWN_LOOKS).sum())), MOST_LOOKS)
+        num = min(max(NUM_NEAREST, int((turn < OWN_LOOKS).sum())), MAX_LOOKS)
         return [rows[i] for i in np.sort(np.lexsort((far, np.minimum(turn, OWN_LOOKS)))[:num])]
 
     def _load(self, rows: Sequence[Row]) -> None:
@@ -247,13 +245,12 @@ class Posterior:
         ours, all_ = points.along(-1), self._points.along(-2)
         below = weigh(covariances(ours, all_), self.scale)  # [running, N + running]
         below += np.minimum.outer(test, self._test_variance) * kinship(ours, all_)
-        num = len(self._covariance)
-        covariance = np.zeros((num + len(running),) * 2)  # its lower triangle is what counts
-        covariance[:num, :num], covariance[num:] = self._covariance, below
-        covariance[np.diag_indices_from(covariance)] += np.append(
-            np.zeros(num), self.scale["seed"] ** 2 * seed + NUGGET
-        )
-        self._covariance, self._factor, self._common = covariance, np.linalg.cholesky(covariance), None
+        num = len(self._factor)
+        own = below[:, num:] + np.diag(self.scale["seed"] ** 2 * seed + NUGGET)
+        half = solve_triangular(self._factor, below[:, :num].T, lower=True, check_finite=False).T
+        above = np.zeros((num, len(running)))
+        self._factor = np.block([[self._factor, above], [half, np.linalg.cholesky(own - half @ half.T)]])
+        self._common = None
 
     def _relate(self, points: Points) -> None:
         """Work out what the looks at points have in common."""
@@ -269,8 +266,7 @@ class Posterior:
         self._solve()
 
     def _solve(self) -> None:
-        self._covariance = self._observed()
-        self._factor, self._common = np.linalg.cholesky(self._covariance), None
+        self._factor, self._common = np.linalg.cholesky(self._observed()), None
         self._weights = cho_solve((self._factor, True), self._residual, check_finite=False)
 
     def _observed(self) -> np.ndarray:
@@ -360,12 +356,6 @@ class Posterior:
                 scale=self.scale,
             )
         return self._common
-
-
-def within(expected: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return the probability [Q] that a latent response is at most 0: that a degradation is within the tolerance."""
-    p: np.ndarray = ndtr(-expected / np.sqrt(variance))
-    return p
 
 
 def _variances(se: Any, slope: Any) -> tuple[Any, Any]:

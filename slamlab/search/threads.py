@@ -18,5 +18,8 @@ Work = TypeVar("Work", bound=Callable[..., Any])
 
 
 def on_one_thread(work: Work) -> Work:
-    """Let a function compute on one thread, and leave the number as it was."""
+    """Let a function compute on one thread, and leave as many as there were.
+
+    The number is the process's: while one of its threads limits it, others do not change it (as threadpoolctl has it).
+    """
     return cast(Work, _BLAS.wrap(limits=1)(work))

@@ -34,9 +34,9 @@ class Mount:
         self._mark.touch()
         self._was_there = True
 
-    def expect(self) -> None:
-        """Take the folder for away if it has no mark: somebody else has marked it."""
-        self._was_there = True
+    def expect(self, is_marked: bool) -> None:
+        """Say whether somebody else has marked the folder: then it is away where it has no mark."""
+        self._was_there = is_marked
 
     def is_gone(self) -> bool:
         """Say whether the folder is not the one that it was: without its mount it is empty, or not there at all."""

@@ -127,8 +127,7 @@ class Store:
         Raises:
             StoreAway: It stays away.
         """
-        if self.remote is None:  # of a URL each machine has a folder of its own
-            self._mount.expect()
+        self._mount.expect(self.remote is None)  # of a URL each machine has a folder of its own
         return self.patiently(lambda: self)
 
     def relative(self, path: Path) -> str:

@@ -22,7 +22,7 @@ from slamlab.search.frontier import (
     chance_to_certify,
     next_move,
 )
-from slamlab.search.posterior import MAX_LOOKS
+from slamlab.search.posterior import NUM_NEAREST
 
 BENCH = Path(__file__).parents[3] / "shared" / "bench" / "simulator.py"
 
@@ -619,7 +619,7 @@ def test_thousands_of_looks_can_be_taken_in():
     (study,) = sweep.studies.values()
     rng = np.random.default_rng(0)
     blocks = study.sampler.space.blocks
-    for i in range(2 * MAX_LOOKS):
+    for i in range(2 * NUM_NEAREST):
         start, depth = blocks[rng.integers(len(blocks))]
         heal = world.evaluate(6, tabulated.Query(start, depth), i)
         study.add_trial(

@@ -421,7 +421,7 @@ def test_of_too_many_looks_those_nearest_to_the_tolerance_count(monkeypatch):
     (looks,) = _looks(4, ("full",), num=12, num_cells=1)
     near = sorted(looks, key=lambda look: abs(response(look.degradation, TOLERANCE)))[:5]
     expected = Posterior(SPACES[:1], [[look for look in looks if look in near]]).predict(0, BLOCKS)
-    monkeypatch.setattr(process, "MAX_LOOKS", 5)
+    monkeypatch.setattr(process, "NUM_NEAREST", 5)
     np.testing.assert_array_equal(Posterior(SPACES[:1], [looks]).predict(0, BLOCKS), expected)
 
 
@@ -432,15 +432,33 @@ def test_of_too_many_looks_every_cell_keeps_its_own(monkeypatch):
         for num, sign in ((9, 1), (4, 8), (0, 1))
     )
     for most, per_cell, kept in ((3, 2, (2, 2, 0)), (6, 2, (4, 2, 0)), (6, 1, (5, 1, 0)), (20, 1, (9, 4, 0))):
-        monkeypatch.setattr(process, "MAX_LOOKS", most)
+        monkeypatch.setattr(process, "NUM_NEAREST", most)
         monkeypatch.setattr(process, "OWN_LOOKS", per_cell)
         few = Posterior(SPACES, [near[: kept[0]], far[: kept[1]], none])
         np.testing.assert_array_equal(Posterior(SPACES, [near, far, none]).predict(1, BLOCKS), few.predict(1, BLOCKS))
-    monkeypatch.setattr(process, "MOST_LOOKS", 3)  # then its nearest
-    monkeypatch.setattr(process, "MAX_LOOKS", 2)
+    monkeypatch.setattr(process, "MAX_LOOKS", 3)  # then its nearest
+    monkeypatch.setattr(process, "NUM_NEAREST", 2)
     monkeypatch.setattr(process, "OWN_LOOKS", 3)
     few = Posterior(SPACES, [near[:2], far[:1], none])
     np.testing.assert_array_equal(Posterior(SPACES, [near, far, none]).predict(1, BLOCKS), few.predict(1, BLOCKS))
+
+
+def test_of_a_cells_looks_its_heals_are_kept_first(monkeypatch):
+    near = [Look(start=i % 3, depth=2, degradation=0.25, se=0.02) for i in range(6)]
+    cheap = [Look(start=i, depth=3, rung="short", degradation=0.25, se=0.02) for i in range(3)]
+    heal = Look(start=0, depth=1, degradation=0.01, se=0.02)
+    monkeypatch.setattr(process, "NUM_NEAREST", 2)
+    monkeypatch.setattr(process, "OWN_LOOKS", 2)
+    few = Posterior(SPACES[:2], [near[:2], [cheap[0], heal]])
+    found = Posterior(SPACES[:2], [near, [*cheap, heal]])
+    np.testing.assert_array_equal(found.predict(1, BLOCKS), few.predict(1, BLOCKS))
+
+
+def test_what_is_no_block_has_no_answer():
+    posterior = Posterior(SPACES, _looks(1))
+    for start, depth in ((0, 0), (3, 4), (5, 2)):
+        with pytest.raises(IndexError):
+            posterior.predict(0, [(start, depth)])
 
 
 def test_multipliers_are_learned_from_those_nearest_to_the_tolerance(monkeypatch):
