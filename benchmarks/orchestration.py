@@ -392,7 +392,8 @@ def bench_ray(folder: Path, num_cells: int, repeats: int) -> dict[str, Any]:
 
     def bare(settings: Settings, requests: Sequence[Request]) -> None:
         trial = tune.with_parameters(Instant, settings=settings, requests=requests)
-        with tempfile.TemporaryDirectory() as scratch:  # where a sweep has Tune's files, too
+        with tempfile.TemporaryDirectory() as scratch, patch.dict(os.environ):  # where a sweep has Tune's files, too
+            os.environ.pop("TUNE_GLOBAL_CHECKPOINT_S")  # bare is as it comes
             tune.Tuner(
                 tune.with_resources(trial, tune.PlacementGroupFactory([{"CPU": 1}])),
                 param_space={"number": tune.grid_search(list(range(len(requests))))},
