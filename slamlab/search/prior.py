@@ -57,24 +57,13 @@ class Points:
 
     def along(self, axis: int) -> Points:
         """Return the points as a column (axis -1) or as a row (axis -2), which broadcast to a matrix."""
-        return self.at((slice(None), None) if axis == -1 else (None, slice(None)))
+        at = (..., slice(None), None) if axis == -1 else (..., None, slice(None))
+        return Points(**{field.name: getattr(self, field.name)[at] for field in fields(self)})
 
     def and_(self, others: Points) -> Points:
         """Return these points, then others."""
         both = {field.name: (getattr(self, field.name), getattr(others, field.name)) for field in fields(self)}
         return Points(**{name: np.concatenate(pair, axis=-1) for name, pair in both.items()})
-
-    def at(self, which: Any) -> Points:
-        """Return what an index into [N] picks of every field."""
-        at = (..., *which) if isinstance(which, tuple) else (..., which)
-        return Points(
-            cell=self.cell[at],
-            rung=self.rung[at],
-            start=self.start[at],
-            depth=self.depth[at],
-            excess=self.excess[at],
-            factors=self.factors[at],
-        )
 
     @property
     def mean(self) -> np.ndarray:
